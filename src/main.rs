@@ -13,7 +13,7 @@ use tower::retry::RetryLayer;
 use tracing::{error, info};
 use xmpp_federation_core::edge_config::Cidr;
 use xmpp_federation_imp::{Manager, preflight};
-use xmpp_federation_operator::controller::{Context, Settings, watch};
+use xmpp_federation_operator::controller::{Context, ResourceGuard, Settings, watch};
 use xmpp_federation_operator::edges;
 use xmpp_federation_operator::runtime::api_error::bounded;
 use xmpp_federation_operator::runtime::leadership::{self, Leadership};
@@ -209,6 +209,7 @@ async fn run(args: Args) -> Result<(), String> {
     metrics.leader.set(1);
 
     let store = KubeStore::new(client.clone(), &args.namespace);
+    let guard = ResourceGuard::new(client.clone(), leadership.asked());
     let edges = edges::Client::new().map_err(|error| error.to_string())?;
     let settings = Settings {
         edge_image: args.edge_image,
@@ -217,12 +218,9 @@ async fn run(args: Args) -> Result<(), String> {
     };
     let context = Arc::new(Context::new(
         client,
-        Manager::new(Arc::new(store))
+        Manager::new(Arc::new(store), Arc::new(guard))
             .counted_by(Arc::new(metrics.clone()))
-            .permitted_by({
-                let leadership = leadership.clone();
-                Arc::new(move || leadership.still())
-            }),
+            .permitted_by(Arc::new(leadership.asked())),
         edges,
         metrics.clone(),
         settings,

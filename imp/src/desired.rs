@@ -16,6 +16,8 @@ use crate::window::Window;
 pub struct Desired {
     /// The resource.
     pub owner: Owner,
+    /// The generation of the resource that this was made from.
+    pub generation: Option<i64>,
     /// UIDs of all `XmppFederation` resources that exist, to tell a live claim on a cluster from
     /// one left behind. Empty: unknown, no claim is taken over.
     pub live_owners: Arc<BTreeSet<String>>,
@@ -57,12 +59,13 @@ impl Desired {
         }
     }
 
-    /// Whether both ask for the same. Who else exists and how old a link is are facts for the answer, which
-    /// change all the time.
+    /// Whether both ask for the same. Who else exists, the resource's generation and how old a link is are facts
+    /// for the answer, which change all the time.
     pub fn asks_the_same(&self, other: &Self) -> bool {
         let comparable = |desired: &Self| {
             let mut desired = desired.clone();
             desired.live_owners = Arc::default();
+            desired.generation = None;
             for link in &mut desired.links {
                 link.opened = None;
             }

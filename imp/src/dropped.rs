@@ -3,7 +3,8 @@
 
 use jiff::Timestamp;
 
-use super::cluster::{Manager, rows_left};
+use super::driver::Manager;
+use super::machine::rows_left;
 use crate::records::{ActionKind, ActionRecord, Outcome};
 use crate::store::StoreError;
 

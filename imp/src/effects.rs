@@ -69,6 +69,8 @@ pub enum WaitReason {
     Propagating,
     Restart(RestartWait),
     Budget,
+    /// What is due may not be done as it was planned, for this reason.
+    Withheld(String),
 }
 
 #[derive(Debug, Clone, Copy)]

@@ -4,7 +4,9 @@
 //!
 //! - [`desired`]: what the controller asks for, validated; [`access`]: how a cluster is reached
 //! - [`report`]: what it gets back: verdicts for conditions, nodes, rows, events, when to call again
-//! - [`cluster`]: [`Manager`], the one entry point: observes, plans, does at most one thing, records it
+//! - [`machine`]: one cluster: observes, plans, does at most one thing, records it; without I/O
+//! - [`driver`]: [`Manager`], the one entry point, performs what the machines ask for; [`guard`]: whether a change may
+//!   still be made
 //! - [`effects`]: the pure plan, from desired state, observation, ledger and clock to the next step
 //! - [`registration`]: rows that have to be inserted or deleted; [`restart`]: routers that have to be restarted
 //! - [`announcement`]: what routers of profile Xcp say of our components
@@ -21,7 +23,7 @@
 //! - [`clock`]: points in time that can be compared across processes only where that is sound
 //!
 //! ```text
-//! let imp = Manager::new(Arc::new(KubeStore::new(client, namespace)));   // once
+//! let imp = Manager::new(Arc::new(KubeStore::new(client, namespace)), guard);   // once
 //! let report = imp.reconcile(&desired).await;   // in each reconcile, per entry of spec.imp
 //! let removal = imp.remove(&desired).await;     // in the finalizer, until it is done
 //! ```
@@ -32,16 +34,18 @@ mod announcement;
 mod audit;
 mod axl;
 pub mod clock;
-mod cluster;
 pub mod control_center;
 pub mod counter;
 pub mod desired;
+mod driver;
 pub mod dropped;
 mod effects;
 mod error;
 mod federation;
+pub mod guard;
 mod http;
 mod ledger;
+mod machine;
 mod observation;
 mod pkid;
 pub mod preflight;
@@ -59,7 +63,7 @@ pub mod timings;
 mod verdicts;
 pub mod window;
 
-pub use cluster::Manager;
+pub use driver::Manager;
 pub use restart::by_hand::BY_HAND;
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use xmpp_federation_core::{Activation, ForeignComponents, SecretBytes};
 
 use crate::access::{Credentials, SecretVersion, ServerTrust, Target};
 use crate::desired::{Desired, Owner, Place, Requests, RestartMode, RestartPolicy};
+use crate::guard::Guard;
 use crate::ledger::file::publisher_of;
 use crate::store::{LedgerStore, MemoryStore, StoreError, StoredText};
 
@@ -86,6 +87,15 @@ impl LedgerStore for TestStore {
     }
 }
 
+/// Everything may be done.
+pub struct Unguarded;
+
+impl Guard for Unguarded {
+    fn ask<'a>(&'a self, _: &'a Desired, _: bool) -> BoxFuture<'a, Result<(), String>> {
+        Box::pin(async { Ok(()) })
+    }
+}
+
 /// A cluster as a resource wants it: an active one, without component ids, addresses and links.
 pub fn desired() -> Desired {
     let owner = Owner {
@@ -94,6 +104,7 @@ pub fn desired() -> Desired {
         uid: "r-1".to_owned(),
     };
     Desired {
+        generation: None,
         live_owners: Arc::new(BTreeSet::from([owner.uid.clone()])),
         owner,
         target: Target {

@@ -17,7 +17,6 @@ use super::observation::{Exclusion, Observation, Read};
 use super::registration::{RowAction, RowChange, RowObstacle};
 use super::report::{Event, NodeReport, PendingRestart, Progress, Registration, Report, SlotReport, SlotSync, Verdict};
 use crate::access::AxlVersion;
-use crate::http::SetupError;
 use crate::reasons::Reason;
 use crate::records::RowState;
 use federation::TURN_OFF;
@@ -33,7 +32,7 @@ pub struct ReportInput<'a> {
     pub ledger: Option<&'a Ledger>,
     pub step: &'a NextStep,
     /// Why no call can be made at all.
-    pub setup_error: Option<&'a SetupError>,
+    pub setup_error: Option<&'a str>,
     /// Why the record is not usable.
     pub ledger_error: Option<&'a StoreError>,
     pub axl_version: Option<AxlVersion>,
@@ -151,7 +150,7 @@ impl ReportInput<'_> {
                 .unknown(format!("Nothing is known of the rows: {}", failure.error));
         }
         if let Some(error) = self.setup_error {
-            return Reason::CertificateRefused.unknown(error.to_string());
+            return Reason::CertificateRefused.unknown(error);
         }
         Reason::NotTried.unknown("IM&P has not been asked yet")
     }
@@ -214,6 +213,8 @@ impl ReportInput<'_> {
                         "Cisco XCP Router on {behind} has not read all rows; IM&P is asked again when its rate limit allows"
                     ),
                 ),
+                WaitReason::Withheld(why) => Reason::Restarting.no(format!("Cisco XCP Router on {behind} has not provably read all rows. {why}"),
+                ),
                 _ => Reason::Registering.no(format!("Cisco XCP Router on {behind} cannot have read rows that are not there"),
                 ),
             },
@@ -256,7 +257,7 @@ impl ReportInput<'_> {
 
     fn progress(&self) -> Progress {
         if let Some(error) = self.setup_error {
-            return Progress::Stalled(error.to_string());
+            return Progress::Stalled(error.to_owned());
         }
         match self.step {
             NextStep::Read(_) => Progress::Reconciling("IM&P is being read".to_owned()),
@@ -306,6 +307,7 @@ impl ReportInput<'_> {
                 }
                 WaitReason::Propagating => Progress::Reconciling("Rows replicate to all nodes".to_owned()),
                 WaitReason::Budget => Progress::Reconciling("IM&P's rate limit is waited for".to_owned()),
+                WaitReason::Withheld(why) => Progress::Reconciling(why.clone()),
             },
         }
     }

@@ -26,6 +26,8 @@ pub struct Resource<'a> {
     pub active: bool,
     /// UIDs of all resources.
     pub live_owners: Arc<BTreeSet<String>>,
+    /// Its generation.
+    pub generation: Option<i64>,
     /// What a person asks for.
     pub requests: Requests,
 }
@@ -63,6 +65,7 @@ pub fn desired(
             name: owner.name.clone(),
             uid: owner.uid.clone(),
         },
+        generation: resource.generation,
         live_owners: Arc::clone(&resource.live_owners),
         target: Target {
             name: imp.name.clone(),

@@ -6,7 +6,7 @@
 //! - [`dereference`], [`validate`], [`build`], [`apply`], [`effects`], [`status`]: the steps
 //! - [`delete`]: what happens instead when the resource goes; [`unreadable`]: what when it does not fit the schema
 //! - [`rows`]: rows in IM and Presence that are to go; [`finalizer`]: what keeps the object until they are gone
-//! - [`desired`]: what a cluster is asked for
+//! - [`desired`]: what a cluster is asked for; [`guard`]: whether a change there may still be made
 //! - [`answer`], [`events`], [`change_log`]: what is written back; [`requests`]: annotations with which a person asks for something
 //! - [`context`]: all of the below, with the cache of each module; [`environment`]: what the steps share; [`cache`]
 //! - [`kube`]: bounded calls; [`names`]: names, keys and labels of objects
@@ -24,6 +24,7 @@ mod effects;
 mod environment;
 mod events;
 mod finalizer;
+mod guard;
 mod kube;
 mod names;
 mod objects;
@@ -48,4 +49,5 @@ mod validate;
 pub mod watch;
 
 pub use context::Context;
+pub use guard::ResourceGuard;
 pub use validate::Settings;

@@ -46,6 +46,12 @@ impl Leadership {
         (self.clock)() < self.deadline()
     }
 
+    /// The same as a question that others may ask.
+    pub fn asked(&self) -> impl Fn() -> bool + Send + Sync + use<> {
+        let leadership = self.clone();
+        move || leadership.still()
+    }
+
     /// When leadership ends unless it is extended, by the clock of this right.
     pub fn deadline(&self) -> Duration {
         Duration::from_millis(self.until_ms.load(Ordering::Acquire))

@@ -12,6 +12,7 @@ use xmpp_federation_imp::reasons::Reason;
 use xmpp_federation_imp::records::ActionKind;
 use xmpp_federation_imp::report::Report;
 use xmpp_federation_imp::store::LedgerStore;
+use xmpp_federation_imp::testing::Unguarded;
 use xmpp_federation_operator::runtime::metrics::Metrics;
 
 use crate::support::{Bench, PUBLISHER, SUBSCRIBER, id, quick, quick_timings};
@@ -67,7 +68,7 @@ impl Log {
 /// Counts what the operator of the bench does.
 fn counted(bench: &mut Bench) -> Metrics {
     let metrics = Metrics::new();
-    bench.operator = Manager::new(Arc::clone(&bench.store) as Arc<dyn LedgerStore>)
+    bench.operator = Manager::new(Arc::clone(&bench.store) as Arc<dyn LedgerStore>, Arc::new(Unguarded))
         .timed(quick_timings())
         .counted_by(Arc::new(metrics.clone()));
     metrics

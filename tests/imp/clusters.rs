@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use testkit_simulator::{Call, ImpConfig, NodeConfig, SimulatedImp};
 use xmpp_federation_imp::Manager;
-use xmpp_federation_operator::controller::{Context, Settings, watch};
+use xmpp_federation_operator::controller::{Context, ResourceGuard, Settings, watch};
 use xmpp_federation_operator::edges;
 use xmpp_federation_operator::runtime::health::Readiness;
 use xmpp_federation_operator::runtime::ledger_store::KubeStore;
@@ -116,7 +116,7 @@ impl Operator {
         let metrics = Metrics::new();
         let context = Context::new(
             client,
-            Manager::new(Arc::new(store)).timed(quick_timings()),
+            Manager::new(Arc::new(store), Arc::new(ResourceGuard::new(api.client(), || true))).timed(quick_timings()),
             edges::Client::new().unwrap(),
             metrics.clone(),
             Settings {

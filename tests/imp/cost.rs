@@ -9,6 +9,7 @@ use xmpp_federation_imp::clock::{Clock, Stamp, SystemClock};
 use xmpp_federation_imp::desired::RestartMode;
 use xmpp_federation_imp::report::Status;
 use xmpp_federation_imp::store::LedgerStore;
+use xmpp_federation_imp::testing::Unguarded;
 use xmpp_federation_imp::timings::Timings;
 
 use crate::support::{Bench, id, quick};
@@ -39,7 +40,8 @@ async fn in_order() -> (Bench, Arc<MovedClock>) {
     bench.until_ready(100).await;
     let clock = Arc::new(MovedClock::default());
     let store = Arc::clone(&bench.store) as Arc<dyn LedgerStore>;
-    bench.operator = Manager::with(store, Arc::clone(&clock) as Arc<dyn Clock>, None).timed(Timings::default());
+    bench.operator =
+        Manager::with(store, Arc::new(Unguarded), Arc::clone(&clock) as Arc<dyn Clock>).timed(Timings::default());
     let report = bench.until_ready(5).await;
     assert!(report.events.iter().all(|event| !event.warning));
     (bench, clock)

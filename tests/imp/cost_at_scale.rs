@@ -15,7 +15,7 @@ use xmpp_federation_imp::desired::{Desired, Link, Owner};
 use xmpp_federation_imp::reasons::Reason;
 use xmpp_federation_imp::report::{Progress, Status};
 use xmpp_federation_imp::store::LedgerStore;
-use xmpp_federation_imp::testing::TestStore;
+use xmpp_federation_imp::testing::{TestStore, Unguarded};
 use xmpp_federation_imp::timings::Timings;
 
 use crate::cost::MovedClock;
@@ -121,7 +121,7 @@ fn computed() -> Duration {
 
 /// Each cluster's first resource registers, and its routers are restarted, in real time.
 async fn register(sims: &[SimulatedImp], store: Arc<dyn LedgerStore>) {
-    let imp = Manager::new(store).timed(quick_timings());
+    let imp = Manager::new(store, Arc::new(Unguarded)).timed(quick_timings());
     join_all(sims.iter().enumerate().map(|(number, sim)| {
         let imp = &imp;
         async move {
@@ -152,7 +152,8 @@ async fn two_hundred_resources_ask_twenty_clusters_as_often_as_twenty_would() {
     // Another process, with the waits of production and all two hundred.
     let clock = Arc::new(MovedClock::default());
     let before = resident();
-    let imp = Manager::with(ledgers(), Arc::clone(&clock) as Arc<dyn Clock>, None).timed(Timings::default());
+    let imp =
+        Manager::with(ledgers(), Arc::new(Unguarded), Arc::clone(&clock) as Arc<dyn Clock>).timed(Timings::default());
     let mut resources: Vec<(usize, Desired)> = (0..PER_CLUSTER)
         .flat_map(|place| (0..CLUSTERS).map(move |number| (place, number)))
         .map(|(place, number)| (number, wanted(&sims[number], number, place)))

@@ -7,6 +7,7 @@ use http::StatusCode;
 use xmpp_federation_imp::Manager;
 use xmpp_federation_imp::reasons::Reason;
 use xmpp_federation_imp::report::Status;
+use xmpp_federation_imp::testing::Unguarded;
 use xmpp_federation_operator::runtime::ledger_store::KubeStore;
 
 use crate::apiserver::ApiServer;
@@ -21,7 +22,7 @@ async fn in_order() -> (Bench, ApiServer) {
     let mut bench = Bench::start(quick()).await;
     // Each use of an account looks for the key.
     let store = KubeStore::new(api.client(), "operator").reading_key_after(Duration::ZERO);
-    bench.operator = Manager::new(Arc::new(store)).timed(quick_timings());
+    bench.operator = Manager::new(Arc::new(store), Arc::new(Unguarded)).timed(quick_timings());
     bench.until_ready(40).await;
     (bench, api)
 }

@@ -14,7 +14,7 @@ use xmpp_federation_imp::desired::{Announcement, Desired, Link, LinkAge};
 use xmpp_federation_imp::reasons::Reason;
 use xmpp_federation_imp::report::{Event, Report, Status as Verdict};
 use xmpp_federation_imp::store::LedgerStore;
-use xmpp_federation_imp::testing::{self, TestStore};
+use xmpp_federation_imp::testing::{self, TestStore, Unguarded};
 use xmpp_federation_imp::timings::Timings;
 
 /// Names in the lab.
@@ -98,7 +98,7 @@ impl Bench {
     pub async fn timed(config: ImpConfig, timings: Timings) -> Self {
         let sim = SimulatedImp::start(config).await.unwrap();
         let store = Arc::new(TestStore::default());
-        let operator = Manager::new(Arc::clone(&store) as Arc<dyn LedgerStore>).timed(timings);
+        let operator = Manager::new(Arc::clone(&store) as Arc<dyn LedgerStore>, Arc::new(Unguarded)).timed(timings);
         let desired = desired(&sim);
         Self {
             sim,
@@ -115,7 +115,8 @@ impl Bench {
 
     /// The operator's process ends and another one starts.
     pub fn restart_operator(&mut self) {
-        self.operator = Manager::new(Arc::clone(&self.store) as Arc<dyn LedgerStore>).timed(self.timings);
+        self.operator =
+            Manager::new(Arc::clone(&self.store) as Arc<dyn LedgerStore>, Arc::new(Unguarded)).timed(self.timings);
     }
 
     /// The same, and the new one has other waits.

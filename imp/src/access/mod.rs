@@ -31,6 +31,38 @@ pub struct Target {
     pub tls: ServerTrust,
 }
 
+impl Target {
+    /// Changes when anything about reaching the cluster does; the first line is the publisher.
+    pub(crate) fn key(&self) -> String {
+        let account = |account: &Credentials| format!("{}/{}", account.secret.uid, account.secret);
+        let trust = match &self.tls {
+            ServerTrust::Ca { pem, .. } => format!("{:?}", Fingerprint::of(pem)),
+            ServerTrust::Pinned(pinned) => format!("{pinned:?}"),
+            ServerTrust::Insecure => "insecure".to_owned(),
+        };
+        format!(
+            "{}:{}\n{:?}\n{:?}\n{}\n{}\n{trust}",
+            self.publisher,
+            self.port,
+            self.addresses,
+            self.axl_version,
+            account(&self.axl),
+            self.control_center.as_ref().map(account).unwrap_or_default(),
+        )
+    }
+
+    /// `https://host:port` of a host, with its override.
+    pub(crate) fn server(&self, host: &str) -> String {
+        let port = self.addresses.get(host).and_then(|address| address.port);
+        let port = port.unwrap_or(self.port);
+        if host.contains(':') {
+            format!("https://[{host}]:{port}")
+        } else {
+            format!("https://{host}:{port}")
+        }
+    }
+}
+
 /// Where a node answers instead of what its name resolves to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NodeAddress {

@@ -3,13 +3,13 @@
 
 use rstest::rstest;
 
-use super::operations::{Fault, Setup};
+use super::operations::{Edit, Fault, Setup};
 use super::operator::Actor;
 use super::world::{NAMES, World};
 use crate::effects::WaitReason;
 
 /// A call that changes something can end in these ways instead of well.
-const FAULTS: [Fault; 8] = [
+const FAULTS: [Fault; 9] = [
     Fault::CrashBefore,
     Fault::CrashAfter,
     Fault::ReplyLost,
@@ -18,6 +18,7 @@ const FAULTS: [Fault; 8] = [
     Fault::ArrivesLate(400_000),
     Fault::CrashArrivesLate(400_000),
     Fault::NotDone,
+    Fault::Edited(Edit::Anything),
 ];
 /// Reconciles in one history; one that is longer does not end.
 const LONGEST: u32 = 2_000;
@@ -47,7 +48,10 @@ impl Explored {
             let wait = world.reconcile(actor, Fault::None);
             if let Some(before) = before {
                 if world.acts > acts {
-                    for fault in FAULTS {
+                    // From the question whether it may be done on; what ends before is a crash before the reconcile.
+                    let ends = world.requests.saturating_sub(4)..=world.requests;
+                    let ends = ends.filter(|_| faults == 2).map(Fault::CrashAt);
+                    for fault in FAULTS.into_iter().chain(ends) {
                         let mut other = before.clone();
                         other.reconcile(actor, fault);
                         let taken = with(taken, format!("{fault:?} in reconcile {length}"));

@@ -9,7 +9,7 @@
 //! here can see; and once faults stop, everything ends in sync, answering what a human is asked for.
 //!
 //! - [`world`]: the cluster as it is, its clocks, the stored ledger, and the rules
-//! - [`operator`]: processes that know only what they read: the real plan, ledger and transitions
+//! - [`operator`]: processes that know only what they read: the real machine, its requests performed by the world
 //! - [`operations`]: what can happen, and what is likely
 //! - [`properties`]: random histories; [`exhaustive`]: all short ones
 //! - [`mutants`]: broken operators, each of which has to be caught breaking its rule
@@ -27,7 +27,7 @@
 )]
 
 mod exhaustive;
-mod mutants;
+pub mod mutants;
 mod operations;
 mod operator;
 mod properties;

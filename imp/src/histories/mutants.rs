@@ -10,7 +10,7 @@ use xmpp_federation_core::ForeignComponents;
 use super::operations::{Op, ops, ops_that_forget, ops_that_hurry, setups};
 use super::properties::{config, run};
 use crate::clock::Stamp;
-use crate::control_center::{RestartAnswer, ServiceState};
+use crate::control_center::ServiceState;
 use crate::desired::{Desired, RestartMode};
 use crate::effects::{NextStep, PlanInput};
 use crate::ledger::{Ledger, NodeRecord};
@@ -19,6 +19,8 @@ use crate::timings::Timings;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mutant {
+    /// Does not ask whether the spec has changed.
+    DoesNotAsk,
     /// Sends the command, then writes the intent.
     CallsBeforeItRecords,
     /// Takes no answer for "not carried out".
@@ -136,7 +138,8 @@ impl Mutant {
         .plan()
     }
 
-    pub fn before_learning(self, desired: &mut Desired, seen: &mut Observation) {
+    pub fn before_learning(self, desired: &Desired, seen: &mut Observation) -> Desired {
+        let mut desired = desired.clone();
         if self == Self::WaitsTooShort {
             seen.timings.latest_arrival = std::time::Duration::from_mins(1);
         }
@@ -150,6 +153,7 @@ impl Mutant {
         if self == Self::ForgetsThePropagationDelay {
             desired.restart.propagation_delay = std::time::Duration::ZERO;
         }
+        desired
     }
 
     pub fn after_learning(self, ledger: &mut Ledger, before: &Ledger, now: Stamp) {
@@ -174,13 +178,6 @@ impl Mutant {
             _ => {}
         }
     }
-
-    pub fn answer(self, answer: Option<RestartAnswer>) -> Option<RestartAnswer> {
-        match answer {
-            Some(RestartAnswer::Ambiguous(_)) if self == Self::TakesSilenceForNo => None,
-            other => other,
-        }
-    }
 }
 
 /// Whether some history makes it break that rule.
@@ -196,6 +193,7 @@ fn caught(mutant: Mutant, rule: &str, ops: BoxedStrategy<Op>) -> bool {
 }
 
 #[rstest]
+#[case(Mutant::DoesNotAsk, "2(d)", false)]
 #[case(Mutant::CallsBeforeItRecords, "2(b)", false)]
 #[case(Mutant::TakesSilenceForNo, "2(b)", false)]
 #[case(Mutant::ForgetsWhatIsOnItsWay, "2(c)", false)]

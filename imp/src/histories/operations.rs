@@ -31,6 +31,27 @@ pub enum Fault {
     Refused,
     NotDone,
     Hangs,
+    /// The spec is changed between the decision and the call.
+    Edited(Edit),
+    /// The process ends when this request of the turn was performed, from one, before it knows the answer.
+    CrashAt(usize),
+}
+
+impl Fault {
+    /// Whether a call meets nothing of it.
+    pub fn spares_calls(self) -> bool {
+        matches!(self, Self::None | Self::Edited(_) | Self::CrashAt(_))
+    }
+}
+
+/// What changes in the spec.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Edit {
+    /// Nothing that matters.
+    Anything,
+    Maintenance,
+    Prepared,
+    Manual,
 }
 
 /// Something that happens.
@@ -192,7 +213,7 @@ fn late() -> impl Strategy<Value = u64> {
 
 fn faults() -> impl Strategy<Value = Fault> {
     prop_oneof![
-        12 => Just(Fault::None),
+        14 => Just(Fault::None),
         1 => Just(Fault::CrashBefore),
         1 => Just(Fault::CrashAfter),
         1 => Just(Fault::ReplyLost),
@@ -202,6 +223,17 @@ fn faults() -> impl Strategy<Value = Fault> {
         1 => Just(Fault::Refused),
         1 => Just(Fault::NotDone),
         1 => Just(Fault::Hangs),
+        1 => edits().prop_map(Fault::Edited),
+        1 => (1_usize..12).prop_map(Fault::CrashAt),
+    ]
+}
+
+fn edits() -> impl Strategy<Value = Edit> {
+    prop_oneof![
+        Just(Edit::Anything),
+        Just(Edit::Maintenance),
+        Just(Edit::Prepared),
+        Just(Edit::Manual),
     ]
 }
 

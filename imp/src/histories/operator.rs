@@ -1,7 +1,7 @@
-//! Processes of the operator: the real plan, ledger and transitions, with the world's answers in
-//! place of calls. What [`crate::cluster`] does around them is done here in the same order.
+//! Processes of the operator: each drives the real [`Machine`], and the world performs its requests. What can go wrong
+//! between any two of them does so here.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,18 +9,18 @@ use xmpp_federation_core::Activation;
 
 use super::mutants::Mutant;
 use super::operations::Fault;
-use super::world::{DELAY_MS, NAMES, RESTART_MS, World};
-use crate::axl::{Node, Row, Table};
+use super::world::{DELAY_MS, World, node_of};
 use crate::clock::Stamp;
-use crate::control_center::{ImpFederation, RestartAnswer};
+use crate::control_center::{CommandOutcome, ImpFederation, RestartAnswer};
 use crate::desired::{Desired, RestartMode};
-use crate::effects::{Action, NextStep, PlanInput, Wait, WaitReason};
-use crate::error::{CallError, CallErrorKind, Interface};
-use crate::ledger::{Ledger, transitions};
-use crate::observation::{Failure, Observation, Read, Reading};
+use crate::effects::{Action, NextStep, Wait, WaitReason};
+use crate::ledger::Ledger;
+use crate::machine::{Answer, Change, Machine, Next, Recorded, Request};
+use crate::observation::Read;
 use crate::pkid::Pkid;
 use crate::registration::{RowAction, RowChange, RowObstacle};
 use crate::restart::WaitKind;
+use crate::store::StoreError;
 use crate::testing;
 
 /// A process and what it knows.
@@ -50,11 +50,14 @@ impl Process {
 
 #[derive(Clone, Default)]
 struct Known {
-    seen: Observation,
-    file: Option<(Option<u64>, Ledger)>,
-    /// The ledger could not be written.
-    broken: bool,
-    refreshed: Option<String>,
+    machine: Machine,
+    /// Whether the machine has the ledger as it was loaded or saved last, and the version of that.
+    loaded: bool,
+    version: Option<u64>,
+    /// What a mutant claims to have saved.
+    unsaved: Option<Ledger>,
+    /// The node whose command was answered, until that is saved.
+    told: Option<usize>,
 }
 
 pub fn desired(uid: &str, min_interval_ms: u64) -> Desired {
@@ -79,374 +82,185 @@ impl World {
         &mut self.processes[actor.process].known[actor.resource]
     }
 
-    /// One reconcile with at most one act, which meets the fault; returns the wait it ends in.
+    /// One turn with at most one change, which meets the fault; returns the wait it ends in.
     pub fn reconcile(&mut self, actor: Actor, fault: Fault) -> Option<Wait> {
         self.desired[0].links = self.links_now();
         let calls = self.processes[actor.process].calls.clone();
-        let refresh = self.desired[actor.resource].requests.refresh.clone();
-        let known = self.known(actor);
-        known.seen.control_center_calls = calls;
-        if known.refreshed != refresh {
-            known.refreshed = refresh;
-            known.seen.refresh();
-        }
+        self.known(actor).machine.seen.control_center_calls = calls;
         let number = self.processes[actor.process].number;
-        let wait = self.walk(actor, fault);
+        let wait = self.turn(actor, fault);
         let process = &mut self.processes[actor.process];
         if process.number == number {
-            process.calls = process.known[actor.resource].seen.control_center_calls.clone();
+            let machine = &process.known[actor.resource].machine;
+            process.calls = machine.seen.control_center_calls.clone();
         }
         wait
     }
 
-    fn walk(&mut self, actor: Actor, fault: Fault) -> Option<Wait> {
-        let mut acted = false;
-        for _ in 0..24 {
-            self.steps += 1;
-            self.update_ledger(actor);
-            self.pkids += 1;
-            let step = self.plan(actor);
-            match step {
-                NextStep::Read(_) | NextStep::Act(_) if acted => return None,
-                NextStep::Read(read) => self.read(actor, &read),
-                NextStep::Act(act) => {
-                    acted = true;
-                    if !self.act(actor, act, fault) {
-                        return None;
-                    }
-                }
-                NextStep::Wait(wait) => return Some(wait),
+    fn turn(&mut self, actor: Actor, fault: Fault) -> Option<Wait> {
+        let desired = self.desired[actor.resource].clone();
+        let read = self.edits;
+        let mut learned = false;
+        self.requests = 0;
+        loop {
+            let (now, fresh, mutant) = (self.stamp(actor.process), self.pkid(), self.mutant);
+            let machine = &mut self.known(actor).machine;
+            machine.mutant = mutant;
+            let next = machine.poll(now, fresh, &desired);
+            if std::mem::take(&mut learned) {
+                self.steps += 1;
+                self.check_learned(actor, &next);
             }
+            let request = match next {
+                Next::Do(request) => request,
+                Next::Wait(NextStep::Wait(wait)) => return Some(wait),
+                Next::Wait(NextStep::Read(_) | NextStep::Act(_)) => return None,
+            };
+            learned = matches!(request, Request::LoadLedger(_));
+            let unsaved = self.known(actor).unsaved.take();
+            let answer = match request {
+                Request::Prepare { .. } => Answer::Connected(Ok(())),
+                Request::LoadLedger(_) => self.load(actor),
+                Request::SaveLedger(ledger) => Answer::Saved(self.save(actor, *ledger)),
+                Request::Read(read) => self.read(actor.process, &read),
+                Request::Confirm(action) => Answer::Confirmed(self.confirm(actor, &action, read, fault)),
+                Request::Change(recorded) => self.change(actor, &recorded, fault)?,
+            };
+            self.requests += 1;
+            if fault == Fault::CrashAt(self.requests) {
+                self.crash(actor.process);
+                return None;
+            }
+            if let Some(ledger) = unsaved {
+                let _ = self.write(actor, &ledger);
+            }
+            let now = self.stamp(actor.process);
+            self.known(actor).machine.answered(now, answer);
         }
-        None
     }
 
-    fn plan(&self, actor: Actor) -> NextStep {
+    /// Checks the record as it was just brought up to what was seen.
+    fn check_learned(&mut self, actor: Actor, next: &Next) {
         let known = &self.processes[actor.process].known[actor.resource];
-        let ledger = known
-            .file
-            .as_ref()
-            .filter(|_| !known.broken && known.seen.nodes.is_some())
-            .map(|(_, ledger)| ledger);
-        let input = PlanInput {
-            desired: &self.desired[actor.resource],
-            seen: &known.seen,
-            ledger,
-            now: self.stamp(actor.process),
-            fresh: Pkid::from_u128(1_000 + self.pkids),
-        };
-        match self.mutant {
-            Some(mutant) => mutant.plan(input),
-            None => input.plan(),
-        }
-    }
-
-    fn update_ledger(&mut self, actor: Actor) {
-        let now = self.stamp(actor.process);
-        let mutant = self.mutant;
-        let known = &mut self.processes[actor.process].known[actor.resource];
-        if known.seen.nodes.is_none() {
-            return;
-        }
-        if known.file.is_none() || known.broken {
-            let stored = self.store.load(mutant == Some(Mutant::TrustsARestoredLedger));
-            if known.file.replace(stored).is_some() {
-                known.seen.outdate();
-            }
-            known.broken = false;
-        }
-        let Some((expected, before)) = known.file.take() else {
-            return;
-        };
-        let desired = &self.desired[actor.resource];
-        let mut ledger = before.clone();
-        match mutant {
-            None => {
-                transitions::apply(&mut ledger, desired, &mut known.seen, now);
-            }
-            Some(mutant) => {
-                let mut desired = desired.clone();
-                mutant.before_learning(&mut desired, &mut known.seen);
-                transitions::apply(&mut ledger, &desired, &mut known.seen, now);
-                mutant.after_learning(&mut ledger, &before, now);
-            }
-        }
         // One that leads no more and has an old ledger reports to nobody.
-        let current = self.store.is_current(expected);
-        if actor.resource == 0 && current {
-            self.check_proof(&ledger);
-            self.served(&ledger);
+        let current = known.loaded && self.store.is_current(known.version);
+        let (Some(before), true) = (known.machine.ledger().cloned(), current) else {
+            return;
+        };
+        let ledger = match next {
+            Next::Do(Request::SaveLedger(ledger)) => &**ledger,
+            _ => &before,
+        };
+        if actor.resource == 0 {
+            self.check_proof(ledger);
+            self.served(ledger);
         }
-        let changed = ledger != before;
-        if changed && current && before.federation_was_on && !ledger.federation_was_on {
+        if before.federation_was_on && !ledger.federation_was_on {
             self.saw_federation_off();
         }
-        self.known(actor).file = Some((expected, before));
-        if changed {
-            self.save(actor, expected, ledger);
-        }
     }
 
-    /// Whether it was written.
-    fn save(&mut self, actor: Actor, expected: Option<u64>, ledger: Ledger) -> bool {
-        let written = self.store.save(expected, &ledger);
-        let known = self.known(actor);
-        match written {
-            Some(version) => known.file = Some((Some(version), ledger)),
-            None => known.broken = true,
-        }
-        written.is_some()
-    }
-
-    fn record(&mut self, actor: Actor, change: impl FnOnce(&mut Ledger)) -> bool {
-        let Some((expected, mut ledger)) = self.known(actor).file.clone() else {
-            return false;
-        };
-        change(&mut ledger);
-        self.save(actor, expected, ledger)
-    }
-
-    fn read(&mut self, actor: Actor, read: &Read) {
-        let asked = self.stamp(actor.process);
-        self.pass(10);
-        let answered = self.stamp(actor.process);
-        match read {
-            Read::Nodes => {
-                let value = NAMES
-                    .iter()
-                    .zip([0_u128, 1])
-                    .filter(|(_, number)| self.lists(*number as usize))
-                    .map(|(name, number)| Node {
-                        pkid: Pkid::from_u128(number),
-                        name: (*name).to_owned(),
-                        publisher: number == 0,
-                    })
-                    .collect();
-                self.known(actor).seen.nodes = Some(Reading { value, asked, answered });
-            }
-            Read::Table => self.known(actor).seen.table = Some(Table::Xmpps2snodes),
-            Read::Federation => unreachable!("no check is wanted"),
-            Read::Rows => {
-                let value = self
-                    .rows()
-                    .map(|row| Row {
-                        pkid: row.pkid.to_string(),
-                        cp_id: row.id.to_string(),
-                    })
-                    .collect();
-                let known = self.known(actor);
-                let ours = known
-                    .file
-                    .as_ref()
-                    .map(|(_, ledger)| ledger.rows.clone())
-                    .unwrap_or_default();
-                known.seen.saw_rows(Reading { value, asked, answered }, &ours);
-            }
-            Read::Redundancy => {
-                let shown = self.redundancy();
-                let seen = &mut self.known(actor).seen;
-                seen.redundancy_unreadable = shown.is_none();
-                seen.redundancy = shown.map(|value| Reading { value, asked, answered });
-            }
-            Read::Services(name) => {
-                let node = NAMES.iter().position(|known| known == name).unwrap();
-                let value = self.services(node);
-                self.called_control_center(actor.process);
-                let known = self.known(actor);
-                known.seen.called_control_center(asked);
-                known
-                    .seen
-                    .services
-                    .insert(name.clone(), Reading { value, asked, answered });
-            }
-        }
-        let seen = &mut self.known(actor).seen;
-        seen.due.remove(read);
-        if !matches!(read, Read::Services(_)) {
-            seen.axl_failure = None;
-        }
-    }
-
-    fn axl_failed(&mut self, actor: Actor) {
-        let retry_at = self.stamp(actor.process).plus(Duration::from_secs(5));
-        let seen = &mut self.known(actor).seen;
-        seen.due.insert(Read::Rows);
-        seen.axl_failure = Some(Failure {
-            error: CallError {
-                interface: Interface::Axl,
-                server: String::new(),
-                secret: String::new(),
-                kind: CallErrorKind::Timeout,
-            },
-            count: 1,
-            retry_at,
+    fn load(&mut self, actor: Actor) -> Answer {
+        let trusting = self.mutant == Some(Mutant::TrustsARestoredLedger);
+        let known = &mut self.processes[actor.process].known[actor.resource];
+        let newer = (!known.loaded).then(|| {
+            let (version, ledger) = self.store.load(trusting);
+            (known.loaded, known.version) = (true, version);
+            Box::new(ledger)
         });
+        Answer::Ledger(Ok(newer), BTreeMap::new())
     }
 
-    /// Whether the process lives on.
-    fn act(&mut self, actor: Actor, act: Action, fault: Fault) -> bool {
-        self.acts += 1;
-        if actor.resource != 0 {
-            self.violate("7", format!("the second resource does {act:?}"));
+    fn save(&mut self, actor: Actor, ledger: Ledger) -> Result<(), StoreError> {
+        if self.mutant == Some(Mutant::CallsBeforeItRecords) {
+            self.known(actor).unsaved = Some(ledger);
+            return Ok(());
         }
-        let RowAction { pkid, id, change } = match act {
-            Action::Row(row) => row,
-            Action::Restart { node, reason } => return self.restart(actor, &node, &reason, fault),
-        };
-        match change {
-            RowChange::Insert => {
-                let record = self.known(actor).file.as_ref().map(|(_, ledger)| ledger);
-                if record.is_some_and(|ledger| ledger.rows.is_empty()) {
-                    self.first_registration();
-                }
-                let record = self.known(actor).file.as_ref().map(|(_, ledger)| ledger.clone());
-                if let Some(ledger) = record {
-                    self.check_insert(&ledger);
-                }
-                if !self.record(actor, |ledger| ledger.intend_insert(pkid, &id)) {
-                    return true;
-                }
-                self.write(
-                    actor,
-                    fault,
-                    |world| world.insert(pkid, &id),
-                    |rows| {
-                        rows.push(Row {
-                            pkid: pkid.to_string(),
-                            cp_id: id.to_string(),
-                        });
-                    },
-                )
-            }
-            RowChange::Delete(_) => {
-                let ours = self
-                    .known(actor)
-                    .file
-                    .as_ref()
-                    .is_some_and(|(_, ledger)| ledger.rows.contains_key(&pkid));
-                if !ours {
-                    self.violate("4", format!("the row of {id} is not ours"));
-                }
-                self.check_delete(pkid);
-                if !self.record(actor, |ledger| ledger.intend_delete(pkid)) {
-                    return true;
-                }
-                self.write(
-                    actor,
-                    fault,
-                    |world| world.delete(pkid),
-                    |rows| {
-                        rows.retain(|row| row.pkid != pkid.to_string());
-                    },
-                )
-            }
-            RowChange::Adopt => {
-                if self.desired[0].requests.adopt_rows.is_none() {
-                    self.violate("4", format!("nobody asked for the adoption of {id}"));
-                }
-                if self.record(actor, |ledger| ledger.adopt(pkid, &id)) {
-                    self.known(actor).seen.due.insert(Read::Rows);
-                }
-                true
-            }
-        }
-    }
-
-    /// A call that writes a row, behind its intent.
-    fn write(
-        &mut self,
-        actor: Actor,
-        fault: Fault,
-        effect: impl FnOnce(&mut Self),
-        expect: impl FnOnce(&mut Vec<Row>),
-    ) -> bool {
-        if matches!(fault, Fault::CrashBefore) {
-            self.crash(actor.process);
-            return false;
-        }
-        self.pass(10);
-        if !matches!(fault, Fault::NeverArrives | Fault::NotDone | Fault::Refused) {
-            effect(self);
-        }
-        match fault {
-            Fault::CrashAfter | Fault::CrashArrivesLate(_) => {
-                self.crash(actor.process);
-                return false;
-            }
-            Fault::None | Fault::Hangs => {
-                let seen = &mut self.known(actor).seen;
-                if let Some(rows) = &mut seen.rows {
-                    expect(&mut rows.value);
-                }
-                seen.unverified = true;
-            }
-            _ => self.axl_failed(actor),
-        }
-        true
-    }
-
-    fn restart(&mut self, actor: Actor, name: &str, reason: &str, fault: Fault) -> bool {
-        let node = NAMES.iter().position(|known| *known == name).unwrap();
-        let planned = self.stamp(actor.process);
-        let seen = self.known(actor).seen.clone();
-        let intent = |ledger: &mut Ledger| {
-            ledger.intend_restart(name, reason, "r".into(), planned, &seen);
-        };
-        let unwritten = self.mutant == Some(Mutant::CallsBeforeItRecords);
-        if !unwritten && !self.record(actor, intent) {
-            return true;
-        }
-        self.check_command(actor, node, reason);
-        let carried_out = !matches!(fault, Fault::Refused | Fault::NotDone);
-        if carried_out {
-            self.commanded(node);
-        }
-        if matches!(fault, Fault::CrashBefore) {
-            self.crash(actor.process);
-            return false;
-        }
-        let now = self.stamp(actor.process);
-        self.known(actor).seen.called_control_center(now);
-        self.called_control_center(actor.process);
-        self.pass(10);
-        match fault {
-            Fault::ArrivesLate(ms) | Fault::CrashArrivesLate(ms) => self.arrives_later(node, ms),
-            Fault::Hangs => self.stop(node, 3_600_000, true),
-            Fault::NeverArrives | Fault::Refused | Fault::NotDone => {}
-            _ => self.stop(node, RESTART_MS, true),
-        }
-        let answer = match fault {
-            Fault::CrashAfter | Fault::CrashArrivesLate(_) => {
-                self.crash(actor.process);
-                return false;
-            }
-            Fault::None | Fault::Hangs => Some(RestartAnswer::Accepted),
-            Fault::Refused => Some(RestartAnswer::Refused("-1045".into())),
-            Fault::NotDone => {
-                let later = self.stamp(actor.process).plus(Duration::from_secs(30));
-                self.known(actor)
-                    .seen
-                    .restart_not_before
-                    .insert(name.to_owned(), (later, "busy".into()));
-                None
-            }
-            _ => Some(RestartAnswer::Ambiguous("no answer".into())),
-        };
-        let answer = match self.mutant {
-            Some(mutant) => mutant.answer(answer),
-            None => answer,
-        };
-        let told = matches!(fault, Fault::None | Fault::Hangs);
-        let recorded = self.record(actor, |ledger| {
-            if unwritten {
-                intent(ledger);
-            }
-            ledger.restart_answered(name, answer);
-        });
-        if told && recorded {
+        let written = self.write(actor, &ledger);
+        if let Some(node) = self.known(actor).told.take().filter(|_| written.is_ok()) {
             self.told(node);
         }
-        true
+        written
+    }
+
+    fn write(&mut self, actor: Actor, ledger: &Ledger) -> Result<(), StoreError> {
+        let known = &mut self.processes[actor.process].known[actor.resource];
+        let written = self.store.save(known.version, ledger);
+        (known.loaded, known.version) = (written.is_some(), written);
+        written.map(|_| ()).ok_or(StoreError::Conflict)
+    }
+
+    /// Whether it may still be done; the spec may change right before that is asked.
+    fn confirm(&mut self, actor: Actor, action: &Action, read: u64, fault: Fault) -> Result<(), String> {
+        self.acts += 1;
+        if actor.resource != 0 {
+            self.violate("7", format!("the second resource does {action:?}"));
+        }
+        if let Fault::Edited(edit) = fault {
+            self.edit(edit);
+        }
+        if self.edits != read && self.mutant != Some(Mutant::DoesNotAsk) {
+            return Err("the spec was changed".to_owned());
+        }
+        match action {
+            Action::Row(RowAction {
+                change: RowChange::Insert,
+                ..
+            }) => {
+                let first = self
+                    .known(actor)
+                    .machine
+                    .ledger()
+                    .is_some_and(|ledger| ledger.rows.is_empty());
+                if first {
+                    self.first_registration();
+                }
+            }
+            Action::Row(RowAction {
+                change: RowChange::Adopt,
+                id,
+                ..
+            }) if self.desired[0].requests.adopt_rows.is_none() => {
+                self.violate("4", format!("nobody asked for the adoption of {id}"));
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// A call behind its intent; nothing where the process dies.
+    fn change(&mut self, actor: Actor, recorded: &Recorded, fault: Fault) -> Option<Answer> {
+        let ledger = self.known(actor).machine.ledger().cloned();
+        match &recorded.change {
+            Change::Restart { node, .. } => {
+                let node = node_of(node);
+                self.check_command(actor, node, &recorded.reason);
+                if !matches!(fault, Fault::Refused | Fault::NotDone) {
+                    self.commanded(node);
+                }
+            }
+            Change::Insert { pkid, .. } => self.check_write(*pkid, true, &ledger?),
+            Change::Delete { pkid, .. } => self.check_write(*pkid, false, &ledger?),
+        }
+        if matches!(fault, Fault::CrashBefore) {
+            self.crash(actor.process);
+            return None;
+        }
+        let answer = match &recorded.change {
+            Change::Restart { node, .. } => Answer::Commanded(self.command(actor.process, node_of(node), fault)),
+            Change::Insert { pkid, id, .. } => self.write_row(fault, false, |world| world.insert(*pkid, id)),
+            Change::Delete { pkid, shown, .. } => self.write_row(fault, !shown, |world| world.delete(*pkid)),
+        };
+        if matches!(fault, Fault::CrashAfter | Fault::CrashArrivesLate(_)) {
+            self.crash(actor.process);
+            return None;
+        }
+        if let (Change::Restart { node, .. }, Answer::Commanded(CommandOutcome::Answered(RestartAnswer::Accepted))) =
+            (&recorded.change, &answer)
+        {
+            self.known(actor).told = Some(node_of(node));
+        }
+        Some(answer)
     }
 
     /// No more faults: goes on until nothing is left to do, answering what a human is asked for.
@@ -491,12 +305,8 @@ impl World {
 
     /// A human deletes what stands in no ledger: rows that an older ledger does not have.
     fn remove_strange_rows(&mut self, actor: Actor) {
-        let ours = self
-            .known(actor)
-            .file
-            .as_ref()
-            .map(|(_, ledger)| ledger.rows.clone())
-            .unwrap_or_default();
+        let ours = self.known(actor).machine.ledger();
+        let ours = ours.map(|ledger| ledger.rows.clone()).unwrap_or_default();
         let strange: Vec<Pkid> = self
             .rows()
             .map(|row| row.pkid)
@@ -505,7 +315,7 @@ impl World {
         for pkid in strange {
             self.delete(pkid);
         }
-        self.known(actor).seen.due.insert(Read::Rows);
+        self.known(actor).machine.seen.due.insert(Read::Rows);
     }
 
     /// A human does what is asked for, or time passes until the next look.

@@ -78,4 +78,11 @@ impl LedgerCache {
         }
         Ok(self.files.lock().by_publisher.values().cloned().collect())
     }
+
+    /// The one of that resource for which this holds.
+    pub async fn of_owner(&self, uid: &str, is_it: impl Fn(&Ledger) -> bool) -> Result<Option<LedgerFile>, StoreError> {
+        let ours = |ledger: &Ledger| ledger.owner.as_ref().is_some_and(|owner| owner.uid == uid);
+        let mut files = self.all().await?.into_iter();
+        Ok(files.find(|file| ours(&file.ledger) && is_it(&file.ledger)))
+    }
 }

@@ -7,7 +7,6 @@ use super::plan::Plan;
 use super::probe::{self, HostProbe};
 use super::publisher::{Access, NodeName};
 use super::report::{Check, CheckRow, PreflightReport};
-use crate::cluster::server;
 use crate::control_center::listing::Listing;
 use crate::control_center::{ControlCenter, ImpFederation, ServiceState, Services, Which};
 use crate::error::{CallErrorKind, Interface};
@@ -86,7 +85,7 @@ async fn services(
     }
     let control_center = ControlCenter {
         caller: &access.caller,
-        server: server(&access.target, name),
+        server: access.target.server(name),
         node: name,
         account: &account.credentials,
     };

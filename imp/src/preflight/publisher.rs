@@ -13,7 +13,6 @@ use crate::access::{AxlVersion, Target};
 use crate::accounts::Logins;
 use crate::axl::{self, Axl, Table};
 use crate::clock::SystemClock;
-use crate::cluster::server;
 use crate::counter::Uncounted;
 use crate::error::{CallError, CallErrorKind, Interface};
 use crate::http::Caller;
@@ -83,7 +82,7 @@ pub async fn axl(plan: &Plan, access: Option<&Access>, trusted: bool, report: &m
         plan,
         access,
         version: None,
-        server: server(&access.target, host),
+        server: access.target.server(host),
     };
     let Some(table) = asked.login(report).await else {
         return known(plan, trusted);

@@ -15,7 +15,7 @@ use crate::text::names;
 impl<'a> ReportInput<'a> {
     pub(super) fn axl_authenticated(&self) -> Verdict {
         if let Some(error) = self.setup_error {
-            return Reason::CertificateRefused.no(error.to_string());
+            return Reason::CertificateRefused.no(error);
         }
         let control_center = self
             .seen

@@ -147,6 +147,7 @@ fn resource<'a>(env: &Environment, object: &XmppFederation, owner: &'a Owner) ->
         component_ids: Cow::Owned(validate::component_ids(&object.spec)),
         active: true,
         live_owners: env.snapshots.live_owners(),
+        generation: object.metadata.generation,
         requests: Requests::default(),
     }
 }

@@ -26,6 +26,7 @@ use super::*;
 use crate::controller::context::Context;
 use crate::controller::dereference::{self, Secrets};
 use crate::controller::desired::desired;
+use crate::controller::guard::ResourceGuard;
 use crate::controller::kube::Kind;
 use crate::controller::testing::{settings, spec};
 use crate::edges;
@@ -72,6 +73,9 @@ impl ApiServer {
             let text = |field: &str| body[field].as_str().unwrap_or_default().to_owned();
             self.events.push((text("reason"), text("note")));
             return (StatusCode::CREATED, body.clone());
+        }
+        if method == Method::GET {
+            return (StatusCode::OK, self.resource.clone());
         }
         if method == Method::PATCH && last == "status" {
             if self.no_status {
@@ -202,7 +206,7 @@ impl Bench {
         let ledgers = Arc::clone(ledgers) as Arc<dyn LedgerStore>;
         let context = Context::new(
             client(server),
-            Manager::new(ledgers),
+            Manager::new(ledgers, Arc::new(ResourceGuard::new(client(server), || true))),
             edges::Client::new().unwrap(),
             Metrics::new(),
             settings(),

@@ -103,6 +103,7 @@ pub async fn run(
         component_ids: Cow::Borrowed(&valid.component_ids),
         active: valid.active,
         live_owners: env.snapshots.live_owners(),
+        generation: object.metadata.generation,
         requests,
     };
     // Without the finalizer nothing is written: a deletion would leave rows behind.

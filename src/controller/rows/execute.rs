@@ -57,6 +57,7 @@ pub fn removal(resource: &Resource<'_>, cleanup: &Cleanup, secrets: &Secrets) ->
         component_ids: Cow::Borrowed(&[]),
         active: false,
         live_owners: Arc::clone(&resource.live_owners),
+        generation: resource.generation,
         requests: Requests::default(),
     };
     let mut desired = desired(&gone, &cluster, place, secrets, &[])?;
@@ -128,6 +129,7 @@ impl Cleanup {
             }
         };
         desired.live_owners = Arc::clone(&resource.live_owners);
+        desired.generation = resource.generation;
         desired.maintenance = self.entry.as_ref().is_some_and(|entry| entry.maintenance);
         desired.hold_acts = false;
         Ok(Some(desired))

@@ -1,7 +1,11 @@
 //! What people, other writers and faults do to the cluster, and what a command leaves behind.
 
+use xmpp_federation_core::Activation;
+
 use super::{Command, Entry, NAMES, World};
 use crate::control_center::ImpFederation;
+use crate::desired::RestartMode;
+use crate::histories::operations::Edit;
 use crate::ledger::{Ledger, Round, RoundCause};
 use crate::pkid::Pkid;
 
@@ -60,6 +64,18 @@ impl World {
         let id = format!("cm-2_s2scp-1.slot-{}", self.slots);
         self.slots += 1;
         self.desired[0].component_ids.push(id.parse().unwrap());
+    }
+
+    /// The spec is changed while a turn is under way.
+    pub fn edit(&mut self, edit: Edit) {
+        self.edits += 1;
+        let desired = &mut self.desired[0];
+        match edit {
+            Edit::Anything => {}
+            Edit::Maintenance => desired.maintenance = true,
+            Edit::Prepared => desired.activation = Activation::Prepared,
+            Edit::Manual => desired.restart.mode = RestartMode::Manual,
+        }
     }
 
     /// A changed host name: other ids for the slots.

@@ -1,7 +1,9 @@
 //! The cluster as it is, and the rules that nothing in it may break.
 //!
-//! - [`store`]: where the ledger is kept; [`events`]: what others do to the cluster; [`rules`]: what no command may break
+//! - [`answers`]: what it answers; [`store`]: where the ledger is kept; [`events`]: what others do to the cluster;
+//!   [`rules`]: what no command may break
 
+mod answers;
 mod events;
 mod rules;
 mod store;
@@ -12,6 +14,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use xmpp_federation_core::ComponentId;
 
+pub use answers::node_of;
 pub use store::Store;
 
 use super::mutants::Mutant;
@@ -115,6 +118,8 @@ pub struct World {
     pub leader: usize,
     pub process_count: u64,
     pub pkids: u128,
+    /// How often the spec was changed while a turn was under way.
+    pub edits: u64,
     slots: usize,
     tokens: u32,
     pub mutant: Option<Mutant>,
@@ -122,6 +127,8 @@ pub struct World {
     pub violation: Option<String>,
     pub steps: u64,
     pub acts: u64,
+    /// Requests in the last turn.
+    pub requests: usize,
 }
 
 impl World {
@@ -150,12 +157,14 @@ impl World {
             leader: 0,
             process_count: 0,
             pkids: 0,
+            edits: 0,
             slots: 0,
             tokens: 0,
             mutant: None,
             violation: None,
             steps: 0,
             acts: 0,
+            requests: 0,
         };
         world.processes[1].skew_ms = setup.skew_ms;
         world.start(0);
@@ -242,7 +251,7 @@ impl World {
     }
 
     /// A command of ours that arrives later.
-    pub fn arrives_later(&mut self, node: usize, ms: u64) {
+    fn arrives_later(&mut self, node: usize, ms: u64) {
         let at = self.now_ms + ms;
         self.routers[node].late_ms.push(at);
     }
@@ -283,9 +292,16 @@ impl World {
         self.table.iter().filter(|row| row.deleted_ms.is_none())
     }
 
-    pub fn insert(&mut self, pkid: Pkid, id: &ComponentId) {
-        // The primary key is unique.
-        if self.rows().all(|row| row.pkid != pkid) {
+    /// A pkid that nothing has.
+    pub fn pkid(&mut self) -> Pkid {
+        self.pkids += 1;
+        Pkid::from_u128(1_000 + self.pkids)
+    }
+
+    /// Whether it was done: the primary key is unique.
+    pub fn insert(&mut self, pkid: Pkid, id: &ComponentId) -> bool {
+        let free = self.rows().all(|row| row.pkid != pkid);
+        if free {
             self.table.push(Entry {
                 pkid,
                 id: id.clone(),
@@ -295,15 +311,14 @@ impl World {
             });
             self.cause();
         }
+        free
     }
 
-    pub fn delete(&mut self, pkid: Pkid) {
-        let now_ms = self.now_ms;
-        for row in &mut self.table {
-            if row.pkid == pkid && row.deleted_ms.is_none() {
-                row.deleted_ms = Some(now_ms);
-            }
-        }
+    /// Whether there was one to delete.
+    pub fn delete(&mut self, pkid: Pkid) -> bool {
+        let mut rows = self.table.iter_mut();
+        let row = rows.find(|row| row.pkid == pkid && row.deleted_ms.is_none());
+        row.is_some_and(|row| row.deleted_ms.replace(self.now_ms).is_none())
     }
 
     pub fn services(&self, node: usize) -> Services {
@@ -357,7 +372,7 @@ impl World {
     }
 
     /// What the table of redundancy groups shows; some releases show nothing.
-    pub fn redundancy(&self) -> Option<Vec<HaState>> {
+    fn redundancy(&self) -> Option<Vec<HaState>> {
         let state = |node: usize| HaState {
             name: NAMES[node].to_owned(),
             number: match self.runs_for_the_other {

@@ -16,17 +16,23 @@ use crate::timings::Timings;
 const SLACK_MS: u64 = 1_000;
 
 impl World {
-    /// Rule 4, before a row is deleted.
-    pub fn check_delete(&mut self, pkid: Pkid) {
-        let foreign = self.rows().find(|row| row.pkid == pkid && row.foreign);
-        if let Some(id) = foreign.map(|row| row.id.clone()) {
-            self.violate("4", format!("the row of {id} is somebody else's"));
+    /// Rules 4 and 2, before a row is inserted or deleted: nothing is written in maintenance, nothing inserted beside rows of
+    /// others as far as a look shows them, and rows that went twice are not written a third time.
+    pub fn check_write(&mut self, pkid: Pkid, inserts: bool, ledger: &Ledger) {
+        let desired = &self.desired[0];
+        if desired.maintenance || inserts && desired.activation != Activation::Active {
+            self.violate("2(d)", format!("{pkid} is written though nothing may be"));
         }
-    }
-
-    /// Rules 4 and 2: beside rows of others, as far as a look shows them, nothing is inserted, and
-    /// rows that went twice are not written a third time.
-    pub fn check_insert(&mut self, ledger: &Ledger) {
+        if !ledger.rows.contains_key(&pkid) {
+            self.violate("4", format!("the row {pkid} is not ours"));
+        }
+        if !inserts {
+            let foreign = self.rows().find(|row| row.pkid == pkid && row.foreign);
+            if let Some(id) = foreign.map(|row| row.id.clone()) {
+                self.violate("4", format!("the row of {id} is somebody else's"));
+            }
+            return;
+        }
         let fresh_ms = 60_000 + SLACK_MS;
         let old = |row: &&Entry| row.foreign && row.written_ms + fresh_ms < self.now_ms;
         let beside = self.rows().find(old).map(|row| row.id.clone());
