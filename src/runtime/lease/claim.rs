@@ -74,6 +74,8 @@ pub struct Claim {
     observed: Observed,
     /// Until when it is ours, counted from before the request that said so.
     until: Option<Duration>,
+    /// The last renewal was answered before the one before it had run out: nobody took the Lease for abandoned.
+    continuous: bool,
 }
 
 impl Claim {
@@ -86,12 +88,18 @@ impl Claim {
             labels,
             observed: Observed::default(),
             until: None,
+            continuous: false,
         }
     }
 
     /// Whether it was ours when it was looked at last.
     pub fn is_ours(&self) -> bool {
         self.until.is_some()
+    }
+
+    /// Whether it was ours without a gap since the renewal before the last one.
+    pub fn is_continuous(&self) -> bool {
+        self.continuous
     }
 
     /// Until when it is ours.
@@ -122,7 +130,8 @@ impl Claim {
             };
             match written {
                 Ok(_) => {
-                    self.until = Some(began + RENEW_DEADLINE);
+                    let before = self.until.replace(began + RENEW_DEADLINE);
+                    self.continuous = before.is_some_and(|until| clock() < until);
                     return Ok(None);
                 }
                 // Another candidate was faster, a person annotated or deleted it, or the answer to our own write was

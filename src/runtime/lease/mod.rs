@@ -70,6 +70,8 @@ enum Round {
     Leading(Duration),
     /// Somebody else leads, or has to stop first.
     Standby(HeldLease),
+    /// Somebody claims the whole cluster: our Leases are given back, after the end of our leadership.
+    Yield(HeldLease),
 }
 
 /// Why a Lease could not be read or written.
@@ -92,10 +94,7 @@ enum LeaseError {
 /// The other kind of installation.
 enum Others {
     /// This one is for the whole cluster: Leases of all namespaces, and when leaders there must have stopped.
-    Namespaces {
-        all: Api<Lease>,
-        stopped: Option<(Duration, Option<HeldLease>)>,
-    },
+    Namespaces { all: Api<Lease>, stopped: Option<Duration> },
     /// This one is for namespaces: the Lease for the whole cluster.
     Cluster {
         api: Api<Lease>,
@@ -154,7 +153,11 @@ impl Election {
         let mut told: Option<(HeldLease, Duration)> = None;
         loop {
             let now = (self.clock)();
-            match within(RENEW_DEADLINE, self.round()).await {
+            let round = within(RENEW_DEADLINE, self.round()).await;
+            if let Ok(Round::Yield(_)) = round {
+                self.release().await;
+            }
+            match round {
                 Ok(Round::Leading(until)) => {
                     leadership.extend(until);
                     if leadership.still() {
@@ -163,7 +166,7 @@ impl Election {
                         return;
                     }
                 }
-                Ok(Round::Standby(held)) => {
+                Ok(Round::Standby(held) | Round::Yield(held)) => {
                     let known = told.as_ref().filter(|(before, _)| *before == held);
                     if known.is_none_or(|(_, at)| now.saturating_sub(*at) >= REMIND) {
                         info!(identity = self.identity, "{held}; this operator stands by");
@@ -200,6 +203,14 @@ impl Election {
                     warn!("{held}; this operator stops");
                     return;
                 }
+                Ok(Round::Yield(held)) => {
+                    leadership.end();
+                    warn!("{held}; this operator stops");
+                    // What was sent before arrives meanwhile.
+                    tokio::time::sleep(RETRY_PERIOD).await;
+                    self.release().await;
+                    return;
+                }
                 Err(reason) => warn!(%reason, "leadership was not renewed"),
             }
         }
@@ -209,8 +220,7 @@ impl Election {
     async fn round(&mut self) -> Result<Round, LeaseError> {
         let all_ours = self.claims.iter().all(Claim::is_ours);
         if !all_ours && let (Some(held), _) = self.cluster_wide().await? {
-            self.release().await;
-            return Ok(Round::Standby(held));
+            return Ok(Round::Yield(held));
         }
         // Renewals do not wait for each other.
         let ours = self.claims.iter_mut().filter(|claim| claim.is_ours());
@@ -236,16 +246,13 @@ impl Election {
             return Err(error);
         }
         let until = self.claims.iter().map(Claim::until).min().unwrap_or_default();
-        if let Some(held) = self.leaders_of_namespaces(all_ours).await? {
+        if let Some(held) = self.leaders_of_namespaces().await? {
             return Ok(Round::Standby(held));
         }
-        match self.cluster_wide().await? {
-            (Some(held), _) => {
-                self.release().await;
-                Ok(Round::Standby(held))
-            }
-            (None, until_read) => Ok(Round::Leading(until.min(until_read))),
-        }
+        Ok(match self.cluster_wide().await? {
+            (Some(held), _) => Round::Yield(held),
+            (None, until_read) => Round::Leading(until.min(until_read)),
+        })
     }
 
     /// Who claims the whole cluster, and until when the answer that nobody does is good.
@@ -274,35 +281,35 @@ impl Election {
     }
 
     /// A new leader for the whole cluster looks for leaders of namespaces; one of them while it may not have stopped.
-    async fn leaders_of_namespaces(&mut self, was_ours: bool) -> Result<Option<HeldLease>, LeaseError> {
+    async fn leaders_of_namespaces(&mut self) -> Result<Option<HeldLease>, LeaseError> {
+        let continuous = self.claims.iter().all(Claim::is_continuous);
         let Others::Namespaces { all, stopped } = &mut self.others else {
             return Ok(None);
         };
-        if !was_ours {
+        let now = (self.clock)();
+        if !continuous {
             *stopped = None;
         }
-        if stopped.is_none() {
-            let params = ListParams::default().labels(&format!("{}={}", SCOPE.0, SCOPE.1));
-            let leases = all
-                .list(&params)
-                .await
-                .map_err(|error| LeaseError::List(error.into()))?;
-            let held = leases.into_iter().find_map(|lease| {
-                let holder = lease.spec?.holder_identity.filter(|holder| !holder.is_empty())?;
-                Some(HeldLease {
-                    namespace: lease.metadata.namespace.unwrap_or_default(),
-                    name: lease.metadata.name.unwrap_or_default(),
-                    holder,
-                })
-            });
-            let now = (self.clock)();
-            let at = if held.is_some() { now + LEASE_DURATION } else { now };
-            *stopped = Some((at, held));
+        if now >= *stopped.get_or_insert(now + LEASE_DURATION) {
+            return Ok(None);
         }
-        let (at, held) = stopped
-            .as_ref()
-            .map_or((Duration::ZERO, None), |(at, held)| (*at, held.clone()));
-        Ok(held.filter(|_| (self.clock)() < at))
+        let params = ListParams::default().labels(&format!("{}={}", SCOPE.0, SCOPE.1));
+        let leases = all
+            .list(&params)
+            .await
+            .map_err(|error| LeaseError::List(error.into()))?;
+        let held = leases.into_iter().find_map(|lease| {
+            let holder = lease.spec?.holder_identity.filter(|holder| !holder.is_empty())?;
+            Some(HeldLease {
+                namespace: lease.metadata.namespace.unwrap_or_default(),
+                name: lease.metadata.name.unwrap_or_default(),
+                holder,
+            })
+        });
+        if held.is_none() {
+            *stopped = Some(now);
+        }
+        Ok(held)
     }
 
     /// Gives all Leases up, so that a standby takes over at once.
