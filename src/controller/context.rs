@@ -16,7 +16,7 @@ use super::snapshots::Snapshots;
 use super::validate::Settings;
 use super::{apply, change_log, effects, requeue, rows};
 use crate::edges;
-use crate::runtime::metrics::Metrics;
+use crate::runtime::metrics::{Metrics, Resource as ResourceLabel};
 use xmpp_federation_imp::Manager;
 
 /// Shared by all reconciles.
@@ -111,6 +111,10 @@ impl Context {
         };
         let env = &self.environment;
         env.imp.forget(&before);
+        env.metrics.forget(&ResourceLabel {
+            namespace: name.namespace.clone(),
+            name: name.name.clone(),
+        });
         env.observers.forget(&before);
         env.observers.edges.forget(&(name.namespace.clone(), name.name.clone()));
         env.snapshots.references.refer(name, &[]);

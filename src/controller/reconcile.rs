@@ -17,7 +17,7 @@ use super::rows::{self, Dropped, DroppedCluster};
 use super::status::Inputs;
 use super::{answer, apply, build, change_log, delete, dereference, effects, requeue, unreadable, validate};
 use crate::api::{XmppFederation, request};
-use crate::runtime::metrics::Word;
+use crate::runtime::metrics::{ByCategory, ByResult};
 
 /// Reconciles the resource of that name as the snapshots show it; when to come again without news.
 pub async fn reconcile(context: &Context, name: &ObjectName) -> Option<Duration> {
@@ -32,7 +32,7 @@ pub async fn reconcile(context: &Context, name: &ObjectName) -> Option<Duration>
         StoredResource::Readable(object) => Box::pin(work(context, object)).await,
     };
     let word = if result.is_ok() { "ok" } else { "error" };
-    env.metrics.reconciles.get_or_create(&Word { value: word }).inc();
+    env.metrics.reconciles.get_or_create(&ByResult { result: word }).inc();
     env.metrics.reconcile_duration.observe(started.elapsed().as_secs_f64());
     #[allow(clippy::cast_precision_loss, reason = "seconds since 1970 are exact in f64")]
     env.metrics.last_reconcile.set(Timestamp::now().as_second() as f64);
@@ -57,7 +57,7 @@ pub async fn reconcile(context: &Context, name: &ObjectName) -> Option<Duration>
             let category = error.category();
             env.metrics
                 .reconcile_errors
-                .get_or_create(&Word { value: category })
+                .get_or_create(&ByCategory { category })
                 .inc();
             tracing::warn!(
                 namespace = name.namespace,

@@ -27,7 +27,7 @@ use super::resource::StoredResource;
 use super::snapshot::Scope;
 use crate::api::{INSTANCE_LABEL, MANAGED_BY, XmppFederation};
 use crate::runtime::health::Readiness;
-use crate::runtime::metrics::Word;
+use crate::runtime::metrics::ByKind;
 
 /// Reconciles under way at once: each waits for nothing but its own writes.
 const WORKERS: usize = 16;
@@ -187,7 +187,7 @@ impl Feed {
             match event {
                 Ok(event) => take(&self, event),
                 Err(error) => {
-                    env.metrics.watch_errors.get_or_create(&Word { value: kind }).inc();
+                    env.metrics.watch_errors.get_or_create(&ByKind { kind }).inc();
                     if told.is_none_or(|told| told.elapsed() >= TELL_EVERY) {
                         told = Some(Instant::now());
                         let namespace = self.scope.as_deref().unwrap_or("all namespaces");

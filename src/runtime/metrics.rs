@@ -15,11 +15,33 @@ use xmpp_federation_imp::records::{ActionKind, Outcome};
 /// Prefix of every name.
 const PREFIX: &str = "xmpp_federation";
 
-/// Label `result` or `category`: a word from a fixed set.
+/// Label of something that went well or not. Callers of all labels pass constants only, so that the number of series is
+/// bounded.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct Word {
-    /// The word; callers pass constants only, so that the number of series is bounded.
-    pub value: &'static str,
+pub struct ByResult {
+    /// `ok` or `error`.
+    pub result: &'static str,
+}
+
+/// Label of an error.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ByCategory {
+    /// Its category.
+    pub category: &'static str,
+}
+
+/// Label of a watch.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ByKind {
+    /// The kind of the objects.
+    pub kind: &'static str,
+}
+
+/// Label of a request to the Kubernetes API.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ByVerb {
+    /// Its verb, as RBAC has it.
+    pub verb: &'static str,
 }
 
 /// Labels of one resource.
@@ -74,15 +96,15 @@ pub struct Held {
 pub struct Metrics {
     registry: Arc<Registry>,
     /// Reconciles by result.
-    pub reconciles: Family<Word, Counter>,
+    pub reconciles: Family<ByResult, Counter>,
     /// Seconds of one reconcile.
     pub reconcile_duration: Histogram,
     /// Failed reconciles by category.
-    pub reconcile_errors: Family<Word, Counter>,
+    pub reconcile_errors: Family<ByCategory, Counter>,
     /// Errors of watches by kind.
-    pub watch_errors: Family<Word, Counter>,
+    pub watch_errors: Family<ByKind, Counter>,
     /// Requests to the Kubernetes API by verb.
-    pub api_requests: Family<Word, Counter>,
+    pub api_requests: Family<ByVerb, Counter>,
     /// AXL and Control Center requests.
     pub axl_requests: Family<Call, Counter>,
     /// Rows written and adopted, routers restarted and back.
@@ -201,7 +223,7 @@ impl Metrics {
     /// Counts a request to the Kubernetes API, by its HTTP method and whether it opens a watch.
     pub fn count_api_request(&self, method: &http::Method, query: Option<&str>) {
         let watches = query.is_some_and(|query| query.split('&').any(|part| part == "watch=true"));
-        let value = match method.as_str() {
+        let verb = match method.as_str() {
             "GET" if watches => "watch",
             "GET" => "get",
             "POST" => "create",
@@ -210,7 +232,13 @@ impl Metrics {
             "DELETE" => "delete",
             _ => "other",
         };
-        self.api_requests.get_or_create(&Word { value }).inc();
+        self.api_requests.get_or_create(&ByVerb { verb }).inc();
+    }
+
+    /// Removes the figures of a resource that is gone: they would go on as if it were there.
+    pub fn forget(&self, resource: &Resource) {
+        self.certificate_not_after.remove(resource);
+        self.srv_record_ready.remove(resource);
     }
 
     /// Names the Lease that another operator holds, in place of the one before.
@@ -269,9 +297,18 @@ mod tests {
             .inc();
         metrics.count_api_request(&http::Method::GET, Some("limit=500&watch=true"));
         metrics.count_api_request(&http::Method::GET, Some("limit=500"));
+        let gone = Resource {
+            namespace: "federation".to_owned(),
+            name: "coluc".to_owned(),
+        };
+        metrics.certificate_not_after.get_or_create(&gone).set(1);
+        metrics.srv_record_ready.get_or_create(&gone).set(1);
+        assert!(metrics.encode().unwrap().contains("coluc"));
+        metrics.forget(&gone);
         let text = metrics.encode().unwrap();
+        assert!(!text.contains("coluc"), "{text}");
         for verb in ["watch", "get"] {
-            let line = format!("xmpp_federation_api_requests_total{{value=\"{verb}\"}} 1");
+            let line = format!("xmpp_federation_api_requests_total{{verb=\"{verb}\"}} 1");
             assert!(text.contains(&line), "{text}");
         }
         let line = r#"xmpp_federation_axl_requests_total{operation="executeSQLQuery",outcome="ok"} 1"#;
