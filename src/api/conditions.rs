@@ -3,6 +3,7 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
 
+use super::bounds;
 use super::reasons::Reason;
 pub use xmpp_federation_imp::report::Status;
 
@@ -85,6 +86,8 @@ impl Findings {
 
 /// Marks in the message of an Unknown condition that it was True before.
 const LAST_TRUE: &str = " (it was True until ";
+/// What is kept free in a message for that, and for the name of the condition that Ready repeats.
+const ROOM: usize = 256;
 
 /// The conditions to write, given those that are there.
 pub fn assemble(
@@ -105,7 +108,7 @@ pub fn assemble(
             type_: kind.as_str().to_owned(),
             status: verdict.status.as_str().to_owned(),
             reason: verdict.reason.to_string(),
-            message: verdict.message.clone(),
+            message: bounds::message(&verdict.message, bounds::MESSAGE),
             observed_generation: generation,
             last_transition_time: since,
         });
@@ -119,6 +122,7 @@ pub fn assemble(
             (None, Some(_)) => continue,
             (None, None) => Verdict::unknown(Reason::NotLookedYet, "not looked at yet"),
         };
+        verdict.message = bounds::message(&verdict.message, bounds::MESSAGE - ROOM);
         let was_true = mark_last_true(&mut verdict, before(kind), now);
         put(kind, &verdict);
         dependents.push((kind, verdict, was_true));
@@ -411,6 +415,28 @@ mod tests {
             status(&conditions, "EdgeAvailable").unwrap().observed_generation,
             Some(1)
         );
+    }
+
+    #[test]
+    fn a_message_that_is_too_long_is_cut_and_moves_no_more() {
+        let problems: Vec<String> = (0..2000)
+            .map(|at| format!("spec.privacy.domains[{at}]: \"bücher{at}.example\" is not canonical; write an A-label"))
+            .collect();
+        let mut findings = all_true();
+        findings.stalled = Some((Reason::SpecInvalid, problems.join("; ")));
+        findings.add(
+            Type::AxlAuthenticated,
+            Verdict::unknown(Reason::InternalError, problems.join("; ")),
+        );
+        let good = assemble(&[], Some(1), at(0), &all_true());
+        let first = assemble(&good, Some(1), at(10), &findings);
+        for condition in &first {
+            assert!(condition.message.len() <= bounds::MESSAGE, "{}", condition.type_);
+        }
+        let axl = status(&first, "AxlAuthenticated").unwrap();
+        assert!(axl.message.contains(" more (it was True until "), "{}", axl.message);
+        assert!(status(&first, "Stalled").unwrap().message.ends_with(" more"));
+        assert_eq!(assemble(&first, Some(1), at(20), &findings), first);
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! - [`later`]: values that are in the schema already and are refused until they are built
 //! - [`crd`]: the CustomResourceDefinition made of all this; written by `xtask generate`
 
+pub mod bounds;
 pub mod conditions;
 pub mod crd;
 pub mod later;

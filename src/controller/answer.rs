@@ -27,6 +27,7 @@ pub async fn finish(
     mut notes: Vec<Note>,
 ) -> Result<(), Error> {
     let previous = object.status.clone().unwrap_or_default();
+    let status = status.bounded();
     let mut written = Ok(());
     if status != previous {
         let namespace = object.namespace().unwrap_or_default();

@@ -3,6 +3,7 @@
 use kube::ResourceExt;
 
 use super::events::Note;
+use crate::api::bounds;
 use crate::api::reasons::Reason;
 use crate::api::status::{HandledRequest, XmppFederationStatus};
 use crate::api::{XmppFederation, request};
@@ -22,7 +23,7 @@ pub fn to_clusters(object: &XmppFederation) -> Requests {
 pub fn unserved<'a>(object: &'a XmppFederation, annotation: &str) -> Option<&'a String> {
     let served = |value: &String| {
         let mut handled = object.status.iter().flat_map(|status| &status.handled_requests);
-        handled.any(|handled| handled.annotation == annotation && handled.value == *value)
+        handled.any(|handled| handled.annotation == annotation && handled.value == bounds::request_value(value))
     };
     object.annotations().get(annotation).filter(|value| !served(value))
 }
@@ -76,7 +77,7 @@ fn set_handled(status: &mut XmppFederationStatus, annotation: &str, value: &str)
     status.handled_requests.retain(|h| h.annotation != annotation);
     status.handled_requests.push(HandledRequest {
         annotation: annotation.to_owned(),
-        value: value.to_owned(),
+        value: bounds::request_value(value),
     });
     status.handled_requests.sort_by(|a, b| a.annotation.cmp(&b.annotation));
 }

@@ -15,6 +15,7 @@ use xmpp_federation_core::fingerprint::{Fingerprint, FingerprintError};
 use xmpp_federation_core::{ComponentId, Domain};
 
 use super::names::Owner;
+use crate::api::bounds;
 use crate::api::later;
 use crate::api::spec::{PodSpec, PullPolicy, ServiceSpec, XmppFederationSpec};
 use crate::api::values::DomainName;
@@ -88,7 +89,7 @@ pub struct ValidSpec {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// Values are wrong or not available; one sentence each.
-    #[error("{}", .0.join("; "))]
+    #[error("{}", bounds::list(.0, "; ", bounds::MESSAGE))]
     Invalid(Vec<String>),
     /// Another resource has a name already.
     #[error("{0}")]

@@ -156,3 +156,26 @@ fn names_of_another_resource_are_refused_naming_it(
         (other, _) => panic!("{other:?}"),
     }
 }
+
+#[test]
+fn two_thousand_bad_entries_make_a_message_that_a_condition_can_hold() {
+    let domains: Vec<String> = (0..2000).map(|at| format!("bücher{at}.example")).collect();
+    let spec = spec_with("/privacy/domains", json!(domains));
+    let Err(refusal) = validated(&spec) else {
+        panic!("it was taken");
+    };
+    let Refusal::Invalid(sentences) = &refusal else {
+        panic!("{refusal}");
+    };
+    assert_eq!(sentences.len(), 2000);
+    let text = refusal.to_string();
+    assert!(text.len() <= bounds::MESSAGE, "{}", text.len());
+    let told = sentences
+        .iter()
+        .filter(|sentence| text.contains(sentence.as_str()))
+        .count();
+    assert!(
+        told > 50 && text.ends_with(&format!("; … and {} more", 2000 - told)),
+        "{told}"
+    );
+}
