@@ -136,7 +136,7 @@ const USED: &[(&str, &str, &str)] = &[
     ("apps", "statefulsets", "get list watch create patch"),
     ("policy", "poddisruptionbudgets", "get list watch create patch"),
     ("networking.k8s.io", "networkpolicies", "get list watch create patch"),
-    ("events.k8s.io", "events", "create"),
+    ("events.k8s.io", "events", "create patch"),
 ];
 /// The same in its own namespace.
 const USED_AT_HOME: &[(&str, &str, &str)] = &[

@@ -37,7 +37,7 @@ pub async fn finish(
         }
     }
     // What was done is told also where the status cannot be written.
-    events::publish(&env.client, object, &env.instance, &notes).await;
+    env.events.publish(object, &notes).await;
     written
 }
 

@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 
 use super::cache::Cache;
 use super::environment::{Environment, Observers};
+use super::events::Recorder;
 use super::names::{ADMIN_PORT, ObjectName};
 use super::observer::Observer;
 use super::queue::Queue;
@@ -78,6 +79,7 @@ impl Context {
         });
         Self {
             environment: Environment {
+                events: Recorder::new(client.clone(), instance),
                 client,
                 snapshots: Snapshots::default(),
                 imp: Arc::new(imp),
@@ -90,7 +92,6 @@ impl Context {
                 queue,
                 metrics,
                 settings,
-                instance,
             },
             caches: Caches::default(),
             uids: Mutex::default(),
@@ -111,6 +112,7 @@ impl Context {
         };
         let env = &self.environment;
         env.imp.forget(&before);
+        env.events.forget(&before);
         env.metrics.forget(&ResourceLabel {
             namespace: name.namespace.clone(),
             name: name.name.clone(),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use kube::Client;
 
-use super::events::Note;
+use super::events::{Note, Recorder};
 use super::names::Owner;
 use super::observer::{Observation, Observer};
 use super::questions::{ClusterAnswer, ClusterQuestion, RecordsAnswer, RecordsQuestion, RoutersQuestion};
@@ -29,8 +29,8 @@ pub struct Environment {
     pub metrics: Metrics,
     /// Settings of this operator.
     pub settings: Settings,
-    /// Name of this pod, for events.
-    pub instance: String,
+    /// What is told about resources.
+    pub events: Recorder,
 }
 
 /// What is outside Kubernetes, as it was seen last.

@@ -1,14 +1,20 @@
-//! Events (events.k8s.io/v1), one per change; written directly, so that two changes with the same
-//! reason are not merged into one.
+//! Events (events.k8s.io/v1). The first occurrence of a note is an object. A repetition is counted in the series of
+//! that object, as client-go does, so a condition that flaps neither fills the namespace nor the API server.
+
+use std::collections::HashMap;
+use std::time::Duration;
 
 use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, MicroTime};
 use k8s_openapi::jiff::Timestamp;
-use kube::api::{Api, ObjectMeta, PostParams};
+use kube::api::{Api, ObjectMeta, Patch, PatchParams, PostParams};
 use kube::{Client, Resource};
+use parking_lot::Mutex;
+use serde_json::json;
 
 use super::kube::call;
-use crate::api::XmppFederation;
+use crate::api::{Reason, XmppFederation, bounds};
+use xmpp_federation_imp::reasons::Reason as ImpReason;
 
 /// One thing to tell.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,53 +36,251 @@ impl Note {
             message: event.message.clone(),
         }
     }
+
+    /// What the operator did when this came up.
+    fn action(&self) -> &'static str {
+        let by = |reasons: &[ImpReason]| reasons.iter().any(|reason| reason.as_str() == self.reason);
+        let of = |reasons: &[Reason]| reasons.iter().any(|reason| reason.as_str() == self.reason);
+        if by(&[ImpReason::RowInserted]) {
+            "InsertRow"
+        } else if by(&[ImpReason::RowDeleted, ImpReason::RestartWouldClean]) {
+            "DeleteRow"
+        } else if by(&[ImpReason::RowAdopted]) {
+            "AdoptRow"
+        } else if by(&[ImpReason::RouterRestart, ImpReason::RouterBack, ImpReason::RouterInSync]) {
+            "RestartRouter"
+        } else if of(&[Reason::RowsAbandoned, Reason::RowsRetained]) {
+            "LeaveRows"
+        } else {
+            OBSERVE
+        }
+    }
+
+    fn is_like(&self, other: &Self) -> bool {
+        self.warning == other.warning && self.reason == other.reason
+    }
 }
 
+/// The action of notes about what was found.
+const OBSERVE: &str = "Observe";
 /// Longest note the API takes.
 pub const LONGEST: usize = 1024;
+/// Time between two writes of a series, after its second occurrence.
+const PACE: Duration = Duration::from_mins(5);
+/// A note that did not occur for this long is not repeated but new.
+const QUIET: Duration = Duration::from_mins(30);
+/// Notes about one reason that differ in their text alone; a further one counts as the last of them.
+const ALIKE: usize = 10;
+/// Notes that are remembered of one resource.
+const REMEMBERED: usize = 64;
 
-/// Writes notes; a failure is logged only, as no event is worth a failed reconcile.
-pub async fn publish(client: &Client, object: &XmppFederation, instance: &str, notes: &[Note]) {
-    let reference = object.object_ref(&());
-    let Some(namespace) = reference.namespace.clone() else {
-        return;
-    };
-    let api: Api<Event> = Api::namespaced(client.clone(), &namespace);
-    for (count, note) in notes.iter().enumerate() {
-        let now = Timestamp::now();
-        let mut text = note.message.clone();
-        while text.len() > LONGEST {
-            text.pop();
+/// A note that was told, and how often.
+#[derive(Debug)]
+struct Series {
+    note: Note,
+    /// Name of the object.
+    event: String,
+    count: i32,
+    observed: Timestamp,
+    /// The count in the object, and when it was written.
+    written: (i32, Timestamp),
+}
+
+impl Series {
+    fn is_due(&self, now: Timestamp) -> bool {
+        self.count > self.written.0 && (self.count == 2 || elapsed(self.written.1, now) >= PACE)
+    }
+}
+
+fn elapsed(since: Timestamp, now: Timestamp) -> Duration {
+    Duration::try_from(now.duration_since(since)).unwrap_or_default()
+}
+
+/// What was told of one resource, oldest first.
+#[derive(Debug, Default)]
+struct Told(Vec<Series>);
+
+/// A write that a note asks for.
+#[derive(Debug, PartialEq, Eq)]
+enum Write {
+    Create(Note, String),
+    Count(String),
+}
+
+impl Told {
+    /// Notes occurrences, and gives what is to be written.
+    fn note(&mut self, notes: &[Note], name: impl Fn(usize) -> String, now: Timestamp) -> Vec<Write> {
+        self.0
+            .retain(|series| elapsed(series.observed, now) < QUIET || series.count > series.written.0);
+        let mut writes = Vec::new();
+        for (index, note) in notes.iter().enumerate() {
+            let told = &mut self.0;
+            let same = told.iter().position(|series| series.note == *note).or_else(|| {
+                let mut alike = told.iter().filter(|series| series.note.is_like(note));
+                (note.action() == OBSERVE && alike.nth(ALIKE - 1).is_some())
+                    .then(|| told.iter().rposition(|series| series.note.is_like(note)))
+                    .flatten()
+            });
+            if let Some(series) = same.and_then(|at| told.get_mut(at)) {
+                series.count = series.count.saturating_add(1);
+                series.observed = now;
+                continue;
+            }
+            let event = name(index);
+            writes.push(Write::Create(note.clone(), event.clone()));
+            told.push(Series {
+                note: note.clone(),
+                event,
+                count: 1,
+                observed: now,
+                written: (1, now),
+            });
         }
-        let event = Event {
+        let surplus = self.0.len().saturating_sub(REMEMBERED);
+        self.0.drain(..surplus);
+        let due = self.0.iter().filter(|series| series.is_due(now));
+        writes.extend(due.map(|series| Write::Count(series.event.clone())));
+        writes
+    }
+
+    fn find(&mut self, event: &str) -> Option<&mut Series> {
+        self.0.iter_mut().find(|series| series.event == event)
+    }
+
+    fn forget(&mut self, event: &str) {
+        self.0.retain(|series| series.event != event);
+    }
+}
+
+/// Writes notes, and remembers of each resource what it told.
+pub struct Recorder {
+    client: Client,
+    /// Name of this pod.
+    instance: String,
+    told: Mutex<HashMap<String, Told>>,
+}
+
+impl Recorder {
+    /// Has told nothing yet.
+    pub fn new(client: Client, instance: String) -> Self {
+        Self {
+            client,
+            instance,
+            told: Mutex::default(),
+        }
+    }
+
+    /// Forgets a resource that is gone.
+    pub fn forget(&self, uid: &str) {
+        self.told.lock().remove(uid);
+    }
+
+    /// Writes notes; a failure is logged only, as no event is worth a failed reconcile. Without notes, series are
+    /// brought up to date.
+    pub async fn publish(&self, object: &XmppFederation, notes: &[Note]) {
+        self.publish_at(object, notes, Timestamp::now()).await;
+    }
+
+    async fn publish_at(&self, object: &XmppFederation, notes: &[Note], now: Timestamp) {
+        let reference = object.object_ref(&());
+        let (Some(namespace), Some(uid)) = (reference.namespace.clone(), reference.uid.clone()) else {
+            return;
+        };
+        let writes = {
+            let mut told = self.told.lock();
+            if notes.is_empty() && !told.contains_key(&uid) {
+                return;
+            }
+            let resource = reference.name.as_deref().unwrap_or("xmppfederation");
+            let name = |index| format!("{resource}.{:x}.{index}", now.as_nanosecond());
+            told.entry(uid.clone()).or_default().note(notes, name, now)
+        };
+        let api: Api<Event> = Api::namespaced(self.client.clone(), &namespace);
+        let what = || "an event cannot be written".to_owned();
+        for write in writes {
+            let (event, written) = match write {
+                Write::Create(note, event) => {
+                    let object = self.event(&note, event.clone(), &reference, now);
+                    let written = call(what, api.create(&PostParams::default(), &object)).await;
+                    (event, written.map(drop))
+                }
+                Write::Count(event) => {
+                    let Some(patch) = self.count(&uid, &event, now) else {
+                        continue;
+                    };
+                    let written = call(what, api.patch(&event, &PatchParams::default(), &Patch::Merge(&patch))).await;
+                    (event, written.map(drop))
+                }
+            };
+            if let Err(error) = written {
+                // Refused in a namespace that is being deleted; or the event is too old and was removed. The next
+                // occurrence is a new one.
+                tracing::debug!(event, %error, "event not written");
+                if let Some(told) = self.told.lock().get_mut(&uid) {
+                    told.forget(&event);
+                }
+            }
+        }
+    }
+
+    /// The patch that brings a series up to date.
+    fn count(&self, uid: &str, event: &str, now: Timestamp) -> Option<serde_json::Value> {
+        let mut told = self.told.lock();
+        let series = told.get_mut(uid)?.find(event)?;
+        series.written = (series.count, now);
+        let observed = MicroTime(series.observed);
+        Some(json!({"series": {"count": series.count, "lastObservedTime": observed}}))
+    }
+
+    fn event(
+        &self,
+        note: &Note,
+        name: String,
+        regarding: &k8s_openapi::api::core::v1::ObjectReference,
+        now: Timestamp,
+    ) -> Event {
+        Event {
             metadata: ObjectMeta {
-                name: Some(format!(
-                    "{}.{:x}.{count}",
-                    reference.name.as_deref().unwrap_or("xmppfederation"),
-                    now.as_nanosecond()
-                )),
-                namespace: Some(namespace.clone()),
+                name: Some(name),
+                namespace: regarding.namespace.clone(),
                 ..ObjectMeta::default()
             },
-            action: Some("Reconcile".to_owned()),
+            action: Some(note.action().to_owned()),
             event_time: Some(MicroTime(now)),
-            note: Some(text),
+            note: Some(bounds::message(&note.message, LONGEST)),
             reason: Some(note.reason.clone()),
-            regarding: Some(reference.clone()),
+            regarding: Some(regarding.clone()),
             reporting_controller: Some("xmppfederation.io/operator".to_owned()),
-            reporting_instance: Some(instance.to_owned()),
+            reporting_instance: Some(self.instance.clone()),
             type_: Some(if note.warning { "Warning" } else { "Normal" }.to_owned()),
             ..Event::default()
-        };
-        let what = || "an event cannot be written".to_owned();
-        if let Err(error) = call(what, api.create(&PostParams::default(), &event)).await {
-            // Refused in a namespace that is being deleted.
-            tracing::debug!(reason = note.reason, %error, "event not written");
         }
     }
 }
 
-/// Notes about conditions whose status changed.
+/// Reasons of conditions that are False for a while after a resource is created, with nothing wrong.
+const EXPECTED_AT_FIRST: &[&str] = &[
+    Reason::InProgress.as_str(),
+    Reason::NotLookedYet.as_str(),
+    Reason::Prepared.as_str(),
+    Reason::Deleting.as_str(),
+    Reason::NoPods.as_str(),
+    Reason::PodsNotReady.as_str(),
+    Reason::PodsReplaced.as_str(),
+    Reason::ConfigNotLoaded.as_str(),
+    Reason::NoAddress.as_str(),
+    Reason::LinksDown.as_str(),
+    ImpReason::NotTried.as_str(),
+    ImpReason::Registering.as_str(),
+    ImpReason::Prepared.as_str(),
+    ImpReason::Propagating.as_str(),
+    ImpReason::Restarting.as_str(),
+    ImpReason::WaitingForFirstLink.as_str(),
+    ImpReason::Unproven.as_str(),
+    ImpReason::NotProven.as_str(),
+];
+
+/// Notes about conditions whose status changed, and about those that fail at their first look.
 pub fn changes(before: &[Condition], after: &[Condition]) -> Vec<Note> {
     after
         .iter()
@@ -85,9 +289,10 @@ pub fn changes(before: &[Condition], after: &[Condition]) -> Vec<Note> {
             let old = before.iter().find(|c| c.type_ == new.type_);
             let same =
                 old.is_some_and(|old| old.status == new.status && (new.status == "True" || old.reason == new.reason));
-            // The first look at anything is no change, unless something holds already.
-            let first = old.is_none() && new.status != "True";
-            if same || first || new.status == "Unknown" {
+            // Ready only sums up what another condition says.
+            let expected = new.type_ == "Ready" || EXPECTED_AT_FIRST.contains(&new.reason.as_str());
+            let begins = old.is_none() && new.status == "False" && expected;
+            if same || begins || new.status == "Unknown" {
                 return None;
             }
             Some(Note {
@@ -102,3 +307,6 @@ pub fn changes(before: &[Condition], after: &[Condition]) -> Vec<Note> {
         })
         .collect()
 }
+
+#[cfg(test)]
+mod tests;

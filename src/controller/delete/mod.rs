@@ -14,7 +14,6 @@ use kube::api::DynamicObject;
 use super::cache::Cache;
 use super::desired::Resource;
 use super::environment::Environment;
-use super::events;
 use super::names::Owner;
 use super::outcome::{Error, Next};
 use super::questions::ClusterQuestion;
@@ -90,7 +89,7 @@ pub async fn run(
         }
     }
     if asking || !waits.is_empty() {
-        events::publish(&env.client, object, &env.instance, &notes).await;
+        env.events.publish(object, &notes).await;
         announce(env, object, (!waits.is_empty()).then(|| waits.join("; ")), now).await;
         return Ok(Next::After(again));
     }
@@ -99,7 +98,7 @@ pub async fn run(
         left.extend(LeftoverRows::of(env, object, owner, cleanup, several).await);
     }
     notes.extend(left.iter().flat_map(|left| left.report(owner)));
-    events::publish(&env.client, object, &env.instance, &notes).await;
+    env.events.publish(object, &notes).await;
     finalizer::release(env, object).await?;
     for left in &left {
         left.count(env);

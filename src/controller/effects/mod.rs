@@ -27,7 +27,7 @@ use super::cache::Cache;
 use super::dereference::{EdgePod, KubeView, SecretError};
 use super::desired::{Resource, desired};
 use super::environment::Environment;
-use super::events::{self, Note};
+use super::events::Note;
 use super::kube::Error;
 use super::objects::Content;
 use super::observer::Observation;
@@ -124,7 +124,7 @@ pub async fn run(
     let binds = |seen: &Seen| matches!(&*seen.answer, ClusterAnswer::Reconcile(report) if may_leave_rows(report));
     if hold_acts && seen.values().any(binds) {
         finalizer::add(env, object).await?;
-        events::publish(&env.client, object, &env.instance, &notes).await;
+        env.events.publish(object, &notes).await;
         return Ok(Outcome::Again);
     }
     let pending = cleanups.conclude(object, &seen, &mut notes).await;

@@ -1,0 +1,168 @@
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
+
+use std::sync::Arc;
+
+use http::{Method, Request, Response, StatusCode};
+use kube::client::Body;
+use rstest::rstest;
+use serde_json::Value;
+
+use super::*;
+use crate::api::status::XmppFederationStatus;
+use crate::controller::testing::spec;
+
+fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(1_800_000_000 + second).unwrap()
+}
+
+fn condition(kind: &str, status: &str, reason: &str) -> Condition {
+    Condition {
+        type_: kind.to_owned(),
+        status: status.to_owned(),
+        reason: reason.to_owned(),
+        message: "why; do this".to_owned(),
+        last_transition_time: k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(at(0)),
+        observed_generation: None,
+    }
+}
+
+#[rstest]
+#[case::a_wrong_password("AxlAuthenticated", "False", "Unauthorized", Some(true))]
+#[case::a_missing_secret("CertificateReady", "False", "SecretMissing", Some(true))]
+#[case::a_missing_record("RecordsVerified", "False", "RecordsWrong", Some(true))]
+#[case::a_wrong_spec("Stalled", "True", "SpecInvalid", Some(true))]
+#[case::something_in_order("AxlAuthenticated", "True", "Authenticated", Some(false))]
+#[case::the_summary("Ready", "False", "Unauthorized", None)]
+#[case::pods_that_start("EdgeAvailable", "False", "PodsNotReady", None)]
+#[case::rows_that_are_written("ComponentsRegistered", "False", "Registering", None)]
+#[case::nothing_known("RecordsVerified", "Unknown", "RecordsUnknown", None)]
+fn the_first_look_at_a_failure_is_told(
+    #[case] kind: &str,
+    #[case] status: &str,
+    #[case] reason: &str,
+    #[case] warning: Option<bool>,
+) {
+    let after = [condition(kind, status, reason)];
+    let notes = changes(&[], &after);
+    assert_eq!(notes.first().map(|note| note.warning), warning, "{notes:?}");
+    assert_eq!(changes(&after, &after), []);
+}
+
+/// Requests for events: method, last part of the path, body.
+type Requests = Arc<Mutex<Vec<(Method, String, Value)>>>;
+
+fn recorder(gone: bool) -> (Recorder, Requests, XmppFederation) {
+    let requests = Requests::default();
+    let seen = Arc::clone(&requests);
+    let service = tower::service_fn(move |request: Request<Body>| {
+        let seen = Arc::clone(&seen);
+        async move {
+            let (parts, body) = request.into_parts();
+            let body: Value = serde_json::from_slice(&body.collect_bytes().await?).unwrap();
+            let last = parts.uri.path().rsplit('/').next().unwrap().to_owned();
+            let code = if gone && parts.method == Method::PATCH {
+                StatusCode::NOT_FOUND
+            } else {
+                StatusCode::OK
+            };
+            let mut answer = body.clone();
+            answer["metadata"] = serde_json::json!({"name": last});
+            seen.lock().push((parts.method, last, body));
+            let response = Response::builder()
+                .status(code)
+                .body(Body::from(answer.to_string().into_bytes()));
+            Ok::<_, kube::Error>(response.unwrap())
+        }
+    });
+    let client = Client::new(service, "federation");
+    let object = serde_json::json!({"kind": "XmppFederation", "apiVersion": "xmppfederation.io/v1alpha1", "spec": spec(),
+        "metadata": {"name": "coluc", "namespace": "federation", "uid": "uid-1"}});
+    let mut object: XmppFederation = serde_json::from_value(object).unwrap();
+    object.status = Some(XmppFederationStatus::default());
+    (Recorder::new(client, "operator-1".to_owned()), requests, object)
+}
+
+fn note(message: &str) -> Note {
+    Note {
+        warning: true,
+        reason: Reason::PartnersFailing.to_string(),
+        message: message.to_owned(),
+    }
+}
+
+#[tokio::test]
+async fn a_partner_that_flaps_is_a_series_with_few_writes() {
+    let (recorder, requests, object) = recorder(false);
+    // An hour, once in 10 s: down, then up.
+    for second in (0..3600).step_by(10) {
+        let down = second % 20 == 0;
+        let note = note(if down { "it is down" } else { "it is up" });
+        recorder.publish_at(&object, &[note], at(second)).await;
+    }
+    let requests = requests.lock();
+    let created: Vec<&Value> = requests.iter().filter(|r| r.0 == Method::POST).map(|r| &r.2).collect();
+    assert_eq!(created.len(), 2, "{created:?}");
+    assert_eq!(created[0]["action"], "Observe");
+    assert_eq!(created[0]["series"], Value::Null);
+    let counted: Vec<&Value> = requests.iter().filter(|r| r.0 == Method::PATCH).map(|r| &r.2).collect();
+    assert_eq!(counted[0]["series"]["count"], 2);
+    // Two series, each written once in five minutes after its second occurrence.
+    assert!((20..=26).contains(&counted.len()), "{}", counted.len());
+    assert!(counted.last().unwrap()["series"]["count"].as_i64().unwrap() > 160);
+}
+
+#[tokio::test]
+async fn the_end_of_a_series_is_written_without_another_occurrence() {
+    let (recorder, requests, object) = recorder(false);
+    for second in [0, 1, 2, 3] {
+        recorder.publish_at(&object, &[note("it is down")], at(second)).await;
+    }
+    recorder.publish_at(&object, &[], at(200)).await;
+    assert_eq!(requests.lock().len(), 2);
+    recorder.publish_at(&object, &[], at(400)).await;
+    recorder.publish_at(&object, &[], at(900)).await;
+    let requests = requests.lock();
+    assert_eq!(requests.len(), 3);
+    assert_eq!(requests[2].2["series"]["count"], 4);
+    assert_eq!(
+        requests[2].2["series"]["lastObservedTime"],
+        "2027-01-15T08:00:03.000000Z"
+    );
+}
+
+#[tokio::test]
+async fn an_event_that_is_not_there_any_more_is_made_anew() {
+    let (recorder, requests, object) = recorder(true);
+    for second in [0, 1, 2] {
+        recorder.publish_at(&object, &[note("it is down")], at(second)).await;
+    }
+    let methods: Vec<Method> = requests.lock().iter().map(|request| request.0.clone()).collect();
+    assert_eq!(methods, [Method::POST, Method::PATCH, Method::POST]);
+}
+
+#[tokio::test]
+async fn what_is_remembered_is_bounded_and_forgotten() {
+    let (recorder, requests, object) = recorder(false);
+    let inserted = |slot: i32| Note {
+        warning: false,
+        reason: ImpReason::RowInserted.to_string(),
+        message: format!("row {slot}"),
+    };
+    // Deeds are told one by one, findings that differ in their text are not.
+    for slot in 0..200 {
+        let notes = [inserted(slot), note(&format!("refused {slot} times"))];
+        recorder.publish_at(&object, &notes, at(i64::from(slot))).await;
+    }
+    let posts = |action: &str| {
+        let requests = requests.lock();
+        let events = requests
+            .iter()
+            .filter(|r| r.0 == Method::POST && r.2["action"] == action);
+        events.count()
+    };
+    assert_eq!(posts("InsertRow"), 200);
+    assert!(posts("Observe") < 60, "{}", posts("Observe"));
+    assert_eq!(recorder.told.lock()["uid-1"].0.len(), REMEMBERED);
+    recorder.forget("uid-1");
+    assert!(recorder.told.lock().is_empty());
+}
