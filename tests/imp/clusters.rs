@@ -248,6 +248,12 @@ impl World {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
+
+    /// Until an event has that start and that part: events are posted beside the status, and may come after it.
+    async fn until_told(&self, start: &str, part: &str) {
+        let told = |event: &String| event.starts_with(start) && event.contains(part);
+        self.until("coluc", start, |_| self.api.events().iter().any(told)).await;
+    }
 }
 
 /// The resource as it is stored.
@@ -415,11 +421,7 @@ async fn an_entry_that_leaves_the_spec_takes_its_rows_along() {
     assert_eq!(seen.condition("ComponentsRegistered").0, "True");
     assert_eq!((rows(&first), restarts(&first)), (1, 1));
     assert_eq!((rows(&second), restarts(&second)), (0, 1));
-    let events = world.api.events();
-    assert!(
-        events.iter().any(|e| e.starts_with("RestartWouldClean: ")),
-        "{events:#?}"
-    );
+    world.until_told("RestartWouldClean: ", "").await;
 
     // It comes back, as if it had never been there.
     world.set_entries("coluc", &entries);
@@ -458,13 +460,7 @@ async fn a_former_cluster_that_cannot_be_reached_is_given_up_with_its_sql() {
         .await;
     assert_eq!(seen.condition("ComponentsRegistered").0, "True");
     let sql = format!("run sql delete from xmpps2snodes where pkid = '{pkid}'");
-    let events = world.api.events();
-    assert!(
-        events
-            .iter()
-            .any(|e| e.starts_with("RowsAbandoned: ") && e.contains(&sql)),
-        "{events:#?}"
-    );
+    world.until_told("RowsAbandoned: ", &sql).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
