@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::RwLock;
 use xmpp_federation_core::{Activation, ComponentId, ForeignComponents};
 
 use crate::access::Target;
@@ -20,7 +21,7 @@ pub struct Desired {
     pub generation: Option<i64>,
     /// UIDs of all `XmppFederation` resources that exist, to tell a live claim on a cluster from
     /// one left behind. Empty: unknown, no claim is taken over.
-    pub live_owners: Arc<BTreeSet<String>>,
+    pub live_owners: LiveOwners,
     /// How to reach the cluster.
     pub target: Target,
     /// Component ids in slot order, slot 0 first. Ignored while `activation` is Prepared.
@@ -64,7 +65,6 @@ impl Desired {
     pub fn asks_the_same(&self, other: &Self) -> bool {
         let comparable = |desired: &Self| {
             let mut desired = desired.clone();
-            desired.live_owners = Arc::default();
             desired.generation = None;
             for link in &mut desired.links {
                 link.opened = None;
@@ -73,6 +73,48 @@ impl Desired {
         };
         let opened = |desired: &Self| -> Vec<bool> { desired.links.iter().map(|link| link.opened.is_some()).collect() };
         comparable(self) == comparable(other) && opened(self) == opened(other)
+    }
+}
+
+/// UIDs of the resources that exist now: one view for all that ask, so that it is today's when it is asked, and is not
+/// copied for each of them.
+#[derive(Clone, Default)]
+pub struct LiveOwners(Arc<RwLock<BTreeSet<String>>>);
+
+impl LiveOwners {
+    /// Exactly these exist.
+    pub fn set(&self, uids: BTreeSet<String>) {
+        *self.0.write() = uids;
+    }
+
+    /// This one exists too.
+    pub fn insert(&self, uid: &str) {
+        self.0.write().insert(uid.to_owned());
+    }
+
+    /// Whether a resource exists; nobody is known to be gone where none is known.
+    pub fn may_exist(&self, uid: &str) -> bool {
+        let uids = self.0.read();
+        uids.is_empty() || uids.contains(uid)
+    }
+}
+
+impl<S: Into<String>, I: IntoIterator<Item = S>> From<I> for LiveOwners {
+    fn from(uids: I) -> Self {
+        Self(Arc::new(RwLock::new(uids.into_iter().map(Into::into).collect())))
+    }
+}
+
+impl std::fmt::Debug for LiveOwners {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} resources", self.0.read().len())
+    }
+}
+
+impl PartialEq for LiveOwners {
+    /// Who exists is a fact for the answer, and no part of what is asked.
+    fn eq(&self, _: &Self) -> bool {
+        true
     }
 }
 

@@ -31,22 +31,24 @@ impl Manager {
     /// The ledgers cannot be read.
     pub async fn left_by(&self, owner_uid: &str, publishers: &[String]) -> Result<Vec<DroppedRecord>, StoreError> {
         let files = self.ledgers().all().await?;
+        // Until this process has reached a name, every cluster that it ever led to may be meant.
         let known = |publisher: &String| {
-            self.pkid_of(publisher).or_else(|| {
-                let file = files.iter().find(|f| f.ledger.known_as.contains(publisher));
-                file.map(|file| file.ledger.publisher.clone())
-            })
+            if let Some(pkid) = self.pkid_of(publisher) {
+                return vec![pkid];
+            }
+            let had_it = files.iter().filter(|file| file.ledger.known_as.contains(publisher));
+            had_it.map(|file| file.ledger.publisher.clone()).collect()
         };
-        let wanted: Vec<Option<String>> = publishers.iter().map(known).collect();
+        let wanted: Vec<Vec<String>> = publishers.iter().map(known).collect();
         let unclear = publishers
             .iter()
             .zip(&wanted)
-            .find_map(|(name, pkid)| pkid.is_none().then(|| name.clone()));
+            .find_map(|(name, pkids)| pkids.is_empty().then(|| name.clone()));
         Ok(files
             .iter()
             .map(|file| &file.ledger)
             .filter(|ledger| ledger.owner.as_ref().is_some_and(|o| o.uid == owner_uid))
-            .filter(|ledger| !wanted.contains(&Some(ledger.publisher.clone())))
+            .filter(|ledger| !wanted.iter().flatten().any(|pkid| *pkid == ledger.publisher))
             .map(|ledger| DroppedRecord {
                 publisher: ledger.publisher.clone(),
                 name: ledger
@@ -87,5 +89,46 @@ impl Manager {
             });
         }
         self.ledgers().save(&mut file, ledger).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::ledger::Ledger;
+    use crate::ledger::file::LedgerFile;
+    use crate::store::MemoryStore;
+    use crate::testing::desired;
+    use rstest::rstest;
+
+    const FIRST: &str = "11111111-1111-4111-8111-111111111111";
+    const SECOND: &str = "22222222-2222-4222-8222-222222222222";
+
+    /// IM&P was installed anew under the same name, so the name led to two clusters; the record of the former one
+    /// stays when it is given up.
+    #[rstest]
+    #[case::the_former_first(FIRST, SECOND)]
+    #[case::the_former_last(SECOND, FIRST)]
+    #[tokio::test]
+    async fn a_new_process_drops_no_cluster_that_its_spec_names(#[case] former: &str, #[case] live: &str) {
+        let (store, owner) = (Arc::new(MemoryStore::default()), desired().owner);
+        for (publisher, owner) in [(former, None), (live, Some(owner.clone()))] {
+            let mut file = LedgerFile::load(&*store, publisher).await.unwrap();
+            let mut ledger = Ledger::unknown(publisher);
+            ledger.known_as.insert("cups.ciscotac.net".to_owned());
+            ledger.owner = owner;
+            file.save(&*store, ledger).await.unwrap();
+        }
+        let manager = Manager::new(store, Arc::new(crate::testing::Unguarded));
+        let left = manager.left_by(&owner.uid, &["cups.ciscotac.net".to_owned()]).await;
+        assert_eq!(left.unwrap(), []);
+        let left = manager
+            .left_by(&owner.uid, &["other.example.net".to_owned()])
+            .await
+            .unwrap();
+        assert_eq!(left.len(), 1);
     }
 }

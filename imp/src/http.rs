@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 
 use reqwest::dns::Resolve;
 use reqwest::header::{ACCEPT, CONTENT_TYPE, RETRY_AFTER};
-use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::crypto::WebPkiSupportedAlgorithms;
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
@@ -343,10 +343,13 @@ fn tls_config(trust: &ServerTrust) -> Result<rustls::ClientConfig, SetupError> {
     let builder = rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(SetupError::Tls)?;
-    Ok(builder
+    let mut config = builder
         .dangerous()
         .with_custom_certificate_verifier(verifier(trust)?)
-        .with_no_client_auth())
+        .with_no_client_auth();
+    // Room for sessions is taken ahead, some 100 kB for each cluster; a call every few minutes resumes none.
+    config.resumption = Resumption::disabled();
+    Ok(config)
 }
 
 /// Judges certificates in that way.

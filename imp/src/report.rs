@@ -248,6 +248,8 @@ pub struct Event {
 pub struct Removal {
     /// Whether nothing of ours is left to remove.
     pub done: bool,
+    /// Whether this step removed a row.
+    pub removed: bool,
     /// What failed or is left, as a sentence; also what a restart would still clean.
     pub message: String,
     /// Rows still there, with the SQL that removes them by hand.

@@ -1,8 +1,8 @@
 //! What tests of this crate and of the operator share.
 #![allow(clippy::unwrap_used, clippy::missing_panics_doc, reason = "tests")]
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex};
+use std::collections::BTreeMap;
+use std::sync::Mutex;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
@@ -105,7 +105,7 @@ pub fn desired() -> Desired {
     };
     Desired {
         generation: None,
-        live_owners: Arc::new(BTreeSet::from([owner.uid.clone()])),
+        live_owners: [owner.uid.clone()].into(),
         owner,
         target: Target {
             name: "main".to_owned(),

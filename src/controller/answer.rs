@@ -1,8 +1,8 @@
 //! What is written back: status, events, metrics.
 
 use jiff::Timestamp;
-use kube::api::{Patch, PatchParams};
-use kube::{Resource, ResourceExt};
+use kube::Resource;
+use kube::api::{ObjectMeta, Patch, PatchParams};
 use serde_json::json;
 
 use super::build::material::Certificate;
@@ -30,8 +30,7 @@ pub async fn finish(
     let status = status.bounded();
     let mut written = Ok(());
     if status != previous {
-        let namespace = object.namespace().unwrap_or_default();
-        written = write_status(env, &namespace, &object.name_any(), &status).await;
+        written = write_status(env, &object.metadata, &status).await;
         if written.is_ok() {
             notes.extend(events::changes(&previous.conditions, &status.conditions));
         }
@@ -42,17 +41,18 @@ pub async fn finish(
 }
 
 /// Writes the status of an object that may not fit the schema of this release.
-pub async fn write_status(
-    env: &Environment,
-    namespace: &str,
-    name: &str,
-    status: &XmppFederationStatus,
-) -> Result<(), Error> {
+pub async fn write_status(env: &Environment, of: &ObjectMeta, status: &XmppFederationStatus) -> Result<(), Error> {
+    let (namespace, name) = (
+        of.namespace.clone().unwrap_or_default(),
+        of.name.clone().unwrap_or_default(),
+    );
+    let (namespace, name) = (namespace.as_str(), name.as_str());
     let api = resource_api(&env.client, namespace);
     let body = json!({
         "apiVersion": XmppFederation::api_version(&()),
         "kind": XmppFederation::kind(&()),
-        "metadata": {"name": name},
+        // Not into another object of that name, nor over what somebody else has written since.
+        "metadata": {"name": name, "uid": of.uid, "resourceVersion": of.resource_version},
         "status": status,
     });
     let params = PatchParams::apply(STATUS_MANAGER).force();

@@ -8,16 +8,16 @@ use super::cache::Cache;
 use super::validate::ValidSpec;
 use crate::api::XmppFederation;
 
-/// Generation and spec that were accepted last.
+/// Generation and spec, as JSON, that were accepted last.
 #[derive(Debug, Default)]
-pub struct AcceptedSpec(Option<(Option<i64>, Value)>);
+pub struct AcceptedSpec(Option<(Option<i64>, Box<str>)>);
 
 /// Logs an accepted generation with the fields that changed.
 pub fn accepted(cache: &Cache<AcceptedSpec>, object: &XmppFederation, valid: &ValidSpec) {
     cache.with(&valid.owner.uid, |AcceptedSpec(last)| note(last, object, valid));
 }
 
-fn note(last: &mut Option<(Option<i64>, Value)>, object: &XmppFederation, valid: &ValidSpec) {
+fn note(last: &mut Option<(Option<i64>, Box<str>)>, object: &XmppFederation, valid: &ValidSpec) {
     let generation = object.metadata.generation;
     if last.as_ref().is_some_and(|(g, _)| *g == generation) {
         return;
@@ -25,7 +25,10 @@ fn note(last: &mut Option<(Option<i64>, Value)>, object: &XmppFederation, valid:
     let spec = serde_json::to_value(&object.spec).unwrap_or_default();
     let mut changes = Vec::new();
     match &last {
-        Some((_, before)) => differences("spec", before, &spec, &mut changes),
+        Some((_, before)) => {
+            let before = serde_json::from_str(before).unwrap_or_default();
+            differences("spec", &before, &spec, &mut changes);
+        }
         None => changes.push("first look by this operator".to_owned()),
     }
     tracing::info!(
@@ -35,7 +38,7 @@ fn note(last: &mut Option<(Option<i64>, Value)>, object: &XmppFederation, valid:
         changed = changes.join("; "),
         "generation accepted"
     );
-    *last = Some((generation, spec));
+    *last = Some((generation, spec.to_string().into_boxed_str()));
 }
 
 /// Fields that differ, in the words of Expressway's change log.

@@ -1,8 +1,7 @@
 //! What a cluster of IM and Presence is asked for, in the words of [`xmpp_federation_imp`].
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::collections::BTreeMap;
 
 use xmpp_federation_core::edge_config::LinkProfile;
 use xmpp_federation_core::edge_status::{LinkState, LinkStatus};
@@ -13,7 +12,7 @@ use super::names;
 use super::validate::ImpCluster;
 use xmpp_federation_imp::access::{Credentials, NodeAddress, ServerTrust, Target};
 use xmpp_federation_imp::desired::{
-    Announcement, Desired, FederationCheck, Link, LinkAge, Owner, Place, Requests, RestartPolicy,
+    Announcement, Desired, FederationCheck, Link, LinkAge, LiveOwners, Owner, Place, Requests, RestartPolicy,
 };
 
 /// On whose behalf clusters are asked for something.
@@ -25,7 +24,7 @@ pub struct Resource<'a> {
     /// Whether rows are wanted.
     pub active: bool,
     /// UIDs of all resources.
-    pub live_owners: Arc<BTreeSet<String>>,
+    pub live_owners: LiveOwners,
     /// Its generation.
     pub generation: Option<i64>,
     /// What a person asks for.
@@ -66,7 +65,7 @@ pub fn desired(
             uid: owner.uid.clone(),
         },
         generation: resource.generation,
-        live_owners: Arc::clone(&resource.live_owners),
+        live_owners: resource.live_owners.clone(),
         target: Target {
             name: imp.name.clone(),
             publisher: cluster.publisher(),

@@ -32,10 +32,11 @@ pub struct ExistingObject {
     pub digest: [u8; 32],
     /// What is read of it.
     pub content: Content,
-    /// The hash of what was applied to it last, where nobody else has written a field of it since.
+    /// The hash of what was applied to it last; `None`: nothing was.
     applied: Option<String>,
-    /// Else the whole, until it was compared with what is wanted.
+    /// Where somebody else has written a field of it since: the whole, until it was compared with what is wanted.
     unread: Mutex<Option<Box<str>>>,
+    only_ours: bool,
 }
 
 /// Annotation with the hash of what was sent, so that a removed field is noticed.
@@ -107,11 +108,7 @@ impl ExistingObject {
         let labelled = object.labels().get(MANAGED_BY.0).is_some_and(|v| v == MANAGED_BY.1);
         let instance = object.labels().get(INSTANCE_LABEL).cloned();
         let deleting = object.metadata.deletion_timestamp.is_some();
-        let applied = object
-            .annotations()
-            .get(APPLIED)
-            .filter(|_| only_ours(&object))
-            .cloned();
+        let (applied, only_ours) = (object.annotations().get(APPLIED).cloned(), only_ours(&object));
         let metadata = &mut object.metadata;
         (metadata.managed_fields, metadata.resource_version, metadata.generation) = (None, None, None);
         if let Some(data) = object.data.as_object_mut() {
@@ -119,8 +116,9 @@ impl ExistingObject {
         }
         let text = serde_json::to_string(&object).unwrap_or_default();
         let digest = digest(&text);
-        let compared =
-            applied.is_some() || before.is_some_and(|before| before.digest == digest && before.unread.lock().is_none());
+        let compared = applied.is_none()
+            || only_ours
+            || before.is_some_and(|before| before.digest == digest && before.unread.lock().is_none());
         Self {
             uid,
             owners,
@@ -130,6 +128,7 @@ impl ExistingObject {
             digest,
             content,
             applied,
+            only_ours,
             unread: Mutex::new((!compared).then(|| text.into_boxed_str())),
         }
     }
@@ -137,7 +136,10 @@ impl ExistingObject {
     /// Whether it has all of `wanted`, which has that hash; `None`: not to be told any more, as it was
     /// compared before and has not changed since.
     pub fn has(&self, wanted: &Value, hash: &str) -> Option<bool> {
-        if let Some(applied) = &self.applied {
+        let Some(applied) = &self.applied else {
+            return Some(false);
+        };
+        if self.only_ours {
             return Some(applied == hash);
         }
         let mut unread = self.unread.lock();
@@ -284,7 +286,7 @@ mod tests {
     fn service(annotation: &str, ip: &str, version: &str) -> DynamicObject {
         object(json!({"apiVersion": "v1", "kind": "Service",
             "metadata": {"name": "coluc-edge", "uid": "u", "resourceVersion": version,
-                "annotations": {"a": annotation}},
+                "annotations": {"a": annotation, APPLIED: "hash"}},
             "spec": {"type": "LoadBalancer"}, "status": {"loadBalancer": {"ingress": [{"ip": ip}]}}}))
     }
 

@@ -28,8 +28,10 @@ struct Thing<Q, A> {
     object: ObjectName,
     /// The question under way.
     asked: Option<Q>,
-    /// Nobody wants its answer any more.
+    /// Nobody acts on its answer any more.
     dropped: bool,
+    /// Answers of which only what was done is still to be told.
+    untold: Vec<Arc<A>>,
     last: Option<Last<Q, A>>,
 }
 
@@ -78,6 +80,7 @@ impl<Q: Clone + PartialEq + Send + 'static, A: Send + Sync + 'static> Observer<Q
             object: object.clone(),
             asked: None,
             dropped: false,
+            untold: Vec::new(),
             last: None,
         });
         let expired = thing.last.as_ref().is_some_and(|last| last.expired);
@@ -97,15 +100,19 @@ impl<Q: Clone + PartialEq + Send + 'static, A: Send + Sync + 'static> Observer<Q
             self.tasks.spawn(async move {
                 let answer = Arc::new(answer.await);
                 if let Some(thing) = things.lock().get_mut(&key)
-                    && let (Some(question), false) = (thing.asked.take(), std::mem::take(&mut thing.dropped))
+                    && let Some(question) = thing.asked.take()
                 {
-                    thing.last = Some(Last {
-                        question,
-                        answer,
-                        at: Instant::now(),
-                        taken: false,
-                        expired: false,
-                    });
+                    if std::mem::take(&mut thing.dropped) {
+                        thing.untold.push(answer);
+                    } else {
+                        thing.last = Some(Last {
+                            question,
+                            answer,
+                            at: Instant::now(),
+                            taken: false,
+                            expired: false,
+                        });
+                    }
                 }
                 queue.wake(object);
             });
@@ -116,8 +123,9 @@ impl<Q: Clone + PartialEq + Send + 'static, A: Send + Sync + 'static> Observer<Q
     /// The answers that came since this was asked last, by name, also of things that are asked no more.
     pub fn take_news(&self, uid: &str) -> Vec<(String, Arc<A>)> {
         let mut news = Vec::new();
-        for ((owner, name), thing) in self.things.lock().iter_mut() {
-            if let Some(last) = thing.last.as_mut().filter(|last| owner == uid && !last.taken) {
+        for ((_, name), thing) in self.things.lock().iter_mut().filter(|((owner, _), _)| owner == uid) {
+            news.extend(thing.untold.drain(..).map(|answer| (name.clone(), answer)));
+            if let Some(last) = thing.last.as_mut().filter(|last| !last.taken) {
                 last.taken = true;
                 news.push((name.clone(), Arc::clone(&last.answer)));
             }
@@ -150,7 +158,7 @@ impl<Q: Clone + PartialEq + Send + 'static, A: Send + Sync + 'static> Observer<Q
                 return true;
             }
             (thing.last, thing.dropped) = (None, thing.asked.is_some());
-            thing.dropped
+            thing.dropped || !thing.untold.is_empty()
         });
     }
 
@@ -267,6 +275,12 @@ mod tests {
         bench.observer.keep("uid-1", &[]);
         assert!(bench.observer.is_asking("uid-1", |_| true));
         bench.answers().await;
+        let told = bench.observer.take_news("uid-1");
+        assert_eq!(
+            told,
+            [("main".to_owned(), Arc::new(1))],
+            "what was done is told all the same"
+        );
         assert_eq!(bench.look(1), None);
         bench.observer.keep("uid-1", &["main"]);
         bench.answers().await;

@@ -27,6 +27,11 @@ pub enum Error {
 }
 
 impl Error {
+    /// Somebody wrote between what was read and the write: the watch tells what.
+    pub fn is_conflict(&self) -> bool {
+        matches!(self, Self::Kube(error) if error.code() == Some(409))
+    }
+
     /// Bounded word for metrics and back-off.
     pub const fn category(&self) -> &'static str {
         match self {

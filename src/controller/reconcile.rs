@@ -49,6 +49,15 @@ pub async fn reconcile(context: &Context, name: &ObjectName) -> Option<Duration>
             context.is_now(name, None);
             None
         }
+        Err(error) if error.is_conflict() => {
+            tracing::debug!(namespace = name.namespace, name = name.name, %error, "reconcile meets another write");
+            Some(
+                context
+                    .caches
+                    .troubles
+                    .with(&uid, |trouble| trouble.again(Instant::now())),
+            )
+        }
         Err(error) => {
             let wait = context
                 .caches
@@ -162,9 +171,17 @@ async fn steps(
         rotate,
         rotated: view.existing.dialback.is_none(),
         refreshed: effects.all_current(),
-        abandoned: abandons && effects.pending.is_empty(),
+        abandoned: abandons && effects.pending.is_empty() && !effects.is_incomplete(),
     };
-    answer::conclude(env, object, &inputs, &served).await?;
+    // An operator that has just started does not take back what another one found, before it has looked itself.
+    let told = object
+        .status
+        .as_ref()
+        .is_some_and(|status| status.observed_generation == object.metadata.generation);
+    let quiet = applied.failed.is_empty() && effects.notes.is_empty();
+    if !(told && quiet && effects.is_incomplete()) {
+        answer::conclude(env, object, &inputs, &served).await?;
+    }
     if later.topology(&valid, &view) != topology {
         return Ok(Next::After(Duration::ZERO));
     }

@@ -1,6 +1,6 @@
 //! All that the operator knows of the Kubernetes API's objects, one snapshot per kind.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use kube::ResourceExt;
@@ -16,6 +16,7 @@ use super::references::References;
 use super::resource::StoredResource;
 use super::snapshot::Snapshot;
 use super::validate::Claim;
+use xmpp_federation_imp::desired::LiveOwners;
 
 /// The snapshots.
 pub struct Snapshots {
@@ -25,7 +26,7 @@ pub struct Snapshots {
     pub pods: Snapshot<PodState>,
     pub references: Arc<References>,
     /// UIDs of all resources, at a count of the changes of their snapshot.
-    owners: Mutex<(u64, Arc<BTreeSet<String>>)>,
+    owners: Mutex<(u64, LiveOwners)>,
 }
 
 impl Default for Snapshots {
@@ -96,14 +97,15 @@ impl Snapshots {
     }
 
     /// UIDs of all resources, such as cannot be read included.
-    pub fn live_owners(&self) -> Arc<BTreeSet<String>> {
+    pub fn live_owners(&self) -> LiveOwners {
         let (changes, mut owners) = (self.resources.changes(), self.owners.lock());
         if owners.0 != changes {
             let resources = self.resources.all();
             let uids = resources.iter().filter_map(|resource| resource.metadata().uid.clone());
-            *owners = (changes, Arc::new(uids.collect()));
+            owners.1.set(uids.collect());
+            owners.0 = changes;
         }
-        Arc::clone(&owners.1)
+        owners.1.clone()
     }
 
     /// Names that older resources hold; the newcomer waits, so that no running federation is disturbed.

@@ -4,7 +4,6 @@ use jiff::Timestamp;
 use kube::api::DynamicObject;
 
 use super::environment::Environment;
-use super::names::Owner;
 use super::outcome::{Error, Next};
 use super::{answer, delete};
 use crate::api::XmppFederationSpec;
@@ -14,7 +13,6 @@ use crate::api::status::XmppFederationStatus;
 
 /// Says so in its status, and does nothing else.
 pub async fn run(env: &Environment, live: &DynamicObject) -> Result<Next, Error> {
-    let owner = Owner::of(live).ok_or(Error::Nameless)?;
     let previous: XmppFederationStatus = live
         .data
         .get("status")
@@ -42,7 +40,7 @@ pub async fn run(env: &Environment, live: &DynamicObject) -> Result<Next, Error>
         ..previous.clone()
     };
     if status != previous {
-        answer::write_status(env, &owner.namespace, &owner.name, &status).await?;
+        answer::write_status(env, &live.metadata, &status).await?;
     }
     Ok(Next::OnChange)
 }

@@ -126,7 +126,7 @@ async fn a_publisher_has_one_request_at_a_time_over_all_resources() {
         }
         resources.push(other);
     }
-    let live = std::sync::Arc::new(resources.iter().map(|r| r.owner.uid.clone()).collect());
+    let live = resources.iter().map(|r| r.owner.uid.clone()).into();
     for resource in &mut resources {
         resource.live_owners.clone_from(&live);
         resource.requests.refresh = Some("all at once".into());

@@ -393,6 +393,11 @@ async fn an_entry_that_leaves_the_spec_takes_its_rows_along() {
 
     // Nobody who saw the entry is there any more; its Secret is missing for a while.
     world.api.delete(&secret("second-axl"));
+    world
+        .until("coluc", "told of the missing Secret", |seen| {
+            seen.is_some_and(|seen| seen.condition("AxlAuthenticated").1.contains("Secret second-axl"))
+        })
+        .await;
     world.set_entries("coluc", &entries[..1]);
     world.restart().await;
     let seen = world

@@ -134,7 +134,7 @@ async fn control_center_is_called_less_than_twelve_times_a_minute_over_all_resou
         other.target.publisher = publisher.to_owned();
         other.owner.uid = uid.into();
         other.owner.name = uid.into();
-        std::sync::Arc::make_mut(&mut bench.desired.live_owners).insert(uid.into());
+        bench.desired.live_owners.insert(uid);
         others.push(other);
     }
     let mut times = Vec::new();

@@ -1,7 +1,7 @@
 //! What many resources cost: 200 on 20 clusters, of which each belongs to one and is wanted by
 //! nine others. Time is the operator's own, moved by hand; calls are counted at the clusters.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -75,7 +75,7 @@ fn wanted(sim: &SimulatedImp, number: usize, place: usize) -> Desired {
         wanted.activation = Activation::Prepared;
     }
     let live = (0..PER_CLUSTER).map(|place| format!("uid-{number}-{place}"));
-    wanted.live_owners = std::sync::Arc::new(live.collect::<BTreeSet<_>>());
+    wanted.live_owners = live.into();
     wanted
 }
 

@@ -123,7 +123,7 @@ async fn a_removed_resource_leaves_no_row_and_restarts_nothing() {
     // Applied again, by another resource: the cluster is free, and everything is done once more.
     // Two rounds in one minute go beyond the budget of calls.
     bench.desired.owner.uid = "r-2".into();
-    bench.desired.live_owners = std::sync::Arc::new(["r-2".to_owned()].into());
+    bench.desired.live_owners = ["r-2"].into();
     bench.until_ready(100).await;
     assert_eq!(bench.restarts(), [restarts[0] + 1, restarts[1] + 1]);
 }
@@ -163,7 +163,7 @@ async fn a_second_active_resource_on_the_cluster_is_stalled() {
     let writes = bench.calls("axl", "executeSQLUpdate").len();
     bench.desired.owner.uid = "r-2".into();
     bench.desired.owner.name = "second".into();
-    bench.desired.live_owners = std::sync::Arc::new(["r-1".to_owned(), "r-2".to_owned()].into());
+    bench.desired.live_owners = ["r-1", "r-2"].into();
     bench.desired.component_ids = vec![id(5)];
     let report = bench.once().await;
     assert_eq!(report.components_registered.reason, Reason::ClaimedByAnother);

@@ -187,7 +187,7 @@ async fn two_names_of_one_cluster_have_one_budget() {
     second.target.publisher = PUBLISHER.to_owned();
     second.owner.uid = "r-2".into();
     second.owner.name = "second".into();
-    std::sync::Arc::make_mut(&mut bench.desired.live_owners).insert("r-2".into());
+    bench.desired.live_owners.insert("r-2");
     second.live_owners.clone_from(&bench.desired.live_owners);
     let started = Instant::now();
     while started.elapsed() < Duration::from_millis(2 * WINDOW_MS) {

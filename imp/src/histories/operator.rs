@@ -1,8 +1,7 @@
 //! Processes of the operator: each drives the real [`Machine`], and the world performs its requests. What can go wrong
 //! between any two of them does so here.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::Arc;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use xmpp_federation_core::Activation;
@@ -62,7 +61,7 @@ struct Known {
 
 pub fn desired(uid: &str, min_interval_ms: u64) -> Desired {
     let mut desired = testing::desired();
-    desired.live_owners = Arc::new(BTreeSet::from(["u".into(), "second".into()]));
+    desired.live_owners = ["u", "second"].into();
     desired.owner.name = uid.into();
     desired.owner.uid = uid.into();
     desired.restart.propagation_delay = Duration::from_millis(DELAY_MS);

@@ -58,12 +58,15 @@ pub fn apply(ledger: &mut Ledger, desired: &Desired, seen: &mut Observation, now
 
 /// An active resource takes a cluster that nobody has.
 fn claim(ledger: &mut Ledger, desired: &Desired) {
-    let stale = ledger.owner.as_ref().is_some_and(|owner| {
-        owner.uid != desired.owner.uid && !desired.live_owners.is_empty() && !desired.live_owners.contains(&owner.uid)
-    });
+    let stale = ledger
+        .owner
+        .as_ref()
+        .is_some_and(|owner| owner.uid != desired.owner.uid && !desired.live_owners.may_exist(&owner.uid));
     match desired.activation {
         Activation::Active if stale || ledger.owner.is_none() => {
             ledger.owner = Some(desired.owner.clone());
+            // What another resource was asked for is not done for this one.
+            ledger.rounds.clear();
             // A token that came with the resource was meant for a cluster before this.
             ledger
                 .handled_restart_token

@@ -36,6 +36,9 @@ impl Machine {
             _ => Vec::new(),
         };
         let mut events = report.events;
+        let removed = events
+            .iter()
+            .any(|event| event.reason == Reason::RowDeleted && !event.warning);
         let rows = self.seen.rows.iter().filter(|_| freed).flat_map(|rows| &rows.value);
         for row in rows.filter(|row| desired.component_ids.iter().any(|id| id.as_str() == row.cp_id)) {
             let message = format!(
@@ -65,6 +68,7 @@ impl Machine {
         };
         Removal {
             done,
+            removed,
             message,
             rows_left,
             events,

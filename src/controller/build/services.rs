@@ -57,6 +57,8 @@ pub fn public(valid: &ValidSpec) -> Service {
         ports: Some(ports),
         ip_family_policy: service.ip_family_policy.as_ref().and_then(word),
         ip_families: some(service.ip_families.iter().filter_map(word).collect()),
+        // Said, so that an address that somebody adds by hand does not stay.
+        external_ips: Some(Vec::new()),
         ..ServiceSpec::default()
     };
     if service.type_ != ServiceType::ClusterIP {

@@ -76,6 +76,10 @@ fn pod_spec(valid: &ValidSpec) -> PodSpec {
         service_account_name: Some(valid.owner.edge()),
         automount_service_account_token: Some(false),
         enable_service_links: Some(false),
+        // Said, so that whoever adds one of them by hand does not keep it.
+        host_network: Some(false),
+        host_pid: Some(false),
+        host_ipc: Some(false),
         termination_grace_period_seconds: Some(i64::try_from(grace).unwrap_or(i64::MAX)),
         security_context: Some(PodSecurityContext {
             run_as_non_root: Some(true),
@@ -174,6 +178,7 @@ fn container(valid: &ValidSpec) -> Container {
         resources: Some(valid.pod.resources.clone().unwrap_or_else(resources)),
         security_context: Some(SecurityContext {
             allow_privilege_escalation: Some(false),
+            privileged: Some(false),
             read_only_root_filesystem: Some(true),
             capabilities: Some(Capabilities {
                 drop: Some(vec!["ALL".to_owned()]),
@@ -320,6 +325,7 @@ mod tests {
             security,
             json!({
                 "allowPrivilegeEscalation": false,
+                "privileged": false,
                 "readOnlyRootFilesystem": true,
                 "capabilities": {"drop": ["ALL"]},
             })

@@ -93,6 +93,15 @@ pub async fn run(
         announce(env, object, (!waits.is_empty()).then(|| waits.join("; ")), now).await;
         return Ok(Next::After(again));
     }
+    // What a removal wrote down last may show a cluster that was not known of at the beginning.
+    if let (Ok(before), Ok(now)) = (dropped, super::rows::dropped(env, object).await)
+        && now
+            .iter()
+            .any(|cluster| cluster.has_rows() && !before.iter().any(|known| known.is_same(cluster)))
+        && !requests::abandons(object)
+    {
+        return Ok(Next::After(Duration::ZERO));
+    }
     let mut left = Vec::new();
     for cleanup in &cleanups {
         left.extend(LeftoverRows::of(env, object, owner, cleanup, several).await);

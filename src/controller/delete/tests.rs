@@ -9,7 +9,7 @@
     reason = "tests"
 )]
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -534,7 +534,7 @@ async fn after_giving_up_the_next_resource_has_its_rows_without_writing_any() {
     let object = bench.object();
     let secrets = bench.secrets(&object).await;
     let mut desired = wanted_of(&bench.context, &object, &bench.owner, &secrets);
-    desired.live_owners = Arc::new(BTreeSet::from(["uid-2".to_owned()]));
+    desired.live_owners = ["uid-2"].into();
     let mut said = bench.context.environment.imp.reconcile(&desired).await;
     for _ in 0..10 {
         if said.components_registered.status == report::Status::True {

@@ -79,6 +79,13 @@ pub struct Effects {
 }
 
 impl Effects {
+    /// Whether something was not looked at yet by this process.
+    pub fn is_incomplete(&self) -> bool {
+        let unseen =
+            |cluster: &ClusterResult| matches!(&cluster.report, Err(why) if why.reason == Reason::NotLookedYet);
+        self.clusters.iter().any(unseen) || self.records.is_incomplete()
+    }
+
     /// Whether all was read for what is wanted now.
     pub fn all_current(&self) -> bool {
         let mut clusters = self.clusters.iter();
@@ -127,7 +134,9 @@ pub async fn run(
         env.events.publish(object, &notes).await;
         return Ok(Outcome::Again);
     }
-    let pending = cleanups.conclude(object, &seen, &mut notes).await;
+    let mut entries = valid.imp.iter().map(|cluster| &cluster.spec.name);
+    let all_looked_at = entries.all(|entry| missing.contains_key(entry) || seen.contains_key(entry));
+    let pending = cleanups.conclude(object, &seen, all_looked_at, &mut notes).await;
     let result = |cluster: &ImpCluster| {
         let entry = &cluster.spec.name;
         let last = last.clusters.get(entry);

@@ -33,6 +33,13 @@ pub struct Records {
     pub due: Duration,
 }
 
+impl Records {
+    /// Whether something was not looked at yet.
+    pub fn is_incomplete(&self) -> bool {
+        self.partners_unknown || (self.unknown.is_some() && !self.current)
+    }
+}
+
 /// Remote domains that an allow list admits and that are found by DNS.
 fn looked_up(valid: &ValidSpec) -> Vec<Domain> {
     if valid.privacy.mode != PrivacyMode::AllowList {

@@ -56,7 +56,7 @@ pub fn removal(resource: &Resource<'_>, cleanup: &Cleanup, secrets: &Secrets) ->
         owner: resource.owner,
         component_ids: Cow::Borrowed(&[]),
         active: false,
-        live_owners: Arc::clone(&resource.live_owners),
+        live_owners: resource.live_owners.clone(),
         generation: resource.generation,
         requests: Requests::default(),
     };
@@ -116,9 +116,16 @@ impl Cleanup {
                     let last = memory.access.get(&self.name)?;
                     last.usable(self.deadline.asked).cloned()
                 });
-                let Some(last) = last.filter(|_| self.dropped.is_none()) else {
+                // Only where the Secret is gone, and only to the cluster that the entry means.
+                let absent = matches!(&error, RemovalError::Secret(SecretError::Absent(..)));
+                let publisher = self.entry.as_ref().map(|entry| entry.publisher.to_ascii_lowercase());
+                let last = last.filter(|last| {
+                    absent && self.dropped.is_none() && Some(&last.target.publisher) == publisher.as_ref()
+                });
+                let Some(mut last) = last else {
                     return Err(error);
                 };
+                last.place = Place::default();
                 tracing::info!(
                     namespace = owner.namespace,
                     name = owner.name,
@@ -128,7 +135,7 @@ impl Cleanup {
                 last
             }
         };
-        desired.live_owners = Arc::clone(&resource.live_owners);
+        desired.live_owners = resource.live_owners.clone();
         desired.generation = resource.generation;
         desired.maintenance = self.entry.as_ref().is_some_and(|entry| entry.maintenance);
         desired.hold_acts = false;
@@ -208,21 +215,25 @@ impl<'a> DroppedCleanups<'a> {
         mut self,
         object: &XmppFederation,
         seen: &BTreeMap<String, Observation<ClusterAnswer>>,
+        all_looked_at: bool,
         notes: &mut Vec<Note>,
     ) -> Vec<PendingCleanup> {
         let mut pending = Vec::new();
         // A publisher that was asked just now may have turned out to be another name of one of them.
         let still = dropped(self.env, object).await.ok();
         let is_dropped = |cluster: &DroppedCluster| {
-            let same = |other: &DroppedCluster| other.record.publisher == cluster.record.publisher;
-            still.as_ref().is_none_or(|still| still.iter().any(same))
+            still
+                .as_ref()
+                .is_none_or(|still| still.iter().any(|other| other.is_same(cluster)))
         };
         for (cluster, mut cleanup) in std::mem::take(&mut self.cleanups) {
-            if matches!(cleanup.step, CleanupStep::Wait(_)) && !is_dropped(cluster) {
-                continue;
-            }
             if cleanup.step == CleanupStep::Remove {
                 cleanup.take(seen.get(&cluster.key()));
+            }
+            // A publisher that is being asked for the first time may be another name of it.
+            let unclear = !all_looked_at && cluster.record.unclear.is_some();
+            if cleanup.removal.is_none() && (unclear || !is_dropped(cluster)) {
+                continue;
             }
             if cleanup.step == CleanupStep::Remove {
                 cleanup.step = cleanup.wait("its publisher has not answered yet");
@@ -249,6 +260,7 @@ impl<'a> DroppedCleanups<'a> {
             CleanupStep::GiveUp(why) => why,
         };
         let Resource { owner, .. } = self.resource;
+        let left = LeftoverRows::of(self.env, object, owner, &cleanup, true).await;
         if let Some(dropped) = &cleanup.dropped {
             let publisher = &dropped.record.publisher;
             if let Err(error) = self.env.imp.give_up(&owner.uid, publisher, why, self.now).await {
@@ -256,7 +268,7 @@ impl<'a> DroppedCleanups<'a> {
             }
             self.env.cluster_freed();
         }
-        if let Some(left) = LeftoverRows::of(self.env, object, owner, &cleanup, true).await {
+        if let Some(left) = left {
             notes.extend(left.report(owner));
             left.count(self.env);
         }
@@ -314,7 +326,7 @@ impl LeftoverRows {
                 name,
                 why,
                 rows = list,
-                "the deletion gives up; rows may be left in IM and Presence"
+                "given up; rows may be left in IM and Presence"
             );
         } else {
             tracing::info!(namespace, name, why, rows = list, "rows stay in IM and Presence");

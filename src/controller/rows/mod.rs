@@ -108,6 +108,11 @@ impl DroppedCluster {
         Self { record, entry }
     }
 
+    /// Whether both are one cluster.
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.record.publisher == other.record.publisher
+    }
+
     /// Whether rows of ours are in its table.
     pub fn has_rows(&self) -> bool {
         !self.record.rows.is_empty()
@@ -134,7 +139,8 @@ impl DroppedCluster {
             .flat_map(|status| &status.imp)
             .filter(|imp| imp.name == name)
             .find_map(|imp| imp.leaving.as_ref()?.since.parse().ok())
-            .unwrap_or(now)
+            // A clock that was ahead when this was written would stop the time.
+            .map_or(now, |since: Timestamp| since.min(now))
     }
 }
 
@@ -310,6 +316,8 @@ mod tests {
             ..XmppFederationStatus::default()
         };
         assert_eq!(dropped.since(Some(&status), at(0)), at(-300));
+        // A clock that was ahead does not stop the time.
+        assert_eq!(dropped.since(Some(&status), at(-400)), at(-400));
         assert_eq!(dropped.since(None, at(0)), at(0));
     }
 }

@@ -99,6 +99,10 @@ impl Cleanup {
         if !begun || self.dropped.as_ref().is_some_and(|dropped| !dropped.has_rows()) {
             return CleanupStep::Done;
         }
+        // Rows that may be in use are neither retained nor given up on request.
+        if let Some(unclear) = self.unclear().filter(|_| !self.deadline.is_over()) {
+            return self.wait(&unclear);
+        }
         if self
             .entry
             .as_ref()
@@ -149,19 +153,17 @@ impl Cleanup {
                 ", so no row is removed; set it to false",
             );
         }
-        match self
-            .dropped
-            .as_ref()
-            .and_then(|dropped| dropped.record.unclear.as_ref())
-        {
-            Some(publisher) if !deleted => Obstacle::Passing(
-                format!(
-                    "{publisher}, a publisher in spec.imp, was never reached and may be another name of this cluster, whose rows would then be wanted"
-                ),
-                "",
-            ),
-            _ => Obstacle::None,
-        }
+        self.unclear().map_or(Obstacle::None, |why| Obstacle::Passing(why, ""))
+    }
+
+    /// Why the cluster may be one that the spec of a living resource names.
+    fn unclear(&self) -> Option<String> {
+        let dropped = self.dropped.as_ref().filter(|_| self.cause == Cause::Dropped)?;
+        dropped.record.unclear.as_ref().map(|publisher| {
+            format!(
+                "{publisher}, a publisher in spec.imp, was never reached and may be another name of this cluster, whose rows would then be wanted"
+            )
+        })
     }
 
     /// Decides after a removal was tried.
@@ -171,7 +173,9 @@ impl Cleanup {
             Ok(removal) => removal.message.clone(),
             Err(error) => error.to_string(),
         };
-        if self.deadline.is_over() {
+        // A removal that goes well is not given up between two of its rows.
+        let goes_on = outcome.is_ok_and(|removal| removal.removed);
+        if self.deadline.is_over() && !goes_on {
             CleanupStep::GiveUp(why)
         } else {
             self.wait(&why)
@@ -252,6 +256,7 @@ mod tests {
     fn failed() -> Removal {
         Removal {
             done: false,
+            removed: false,
             message: "no answer".to_owned(),
             rows_left: Vec::new(),
             events: Vec::new(),
@@ -320,6 +325,33 @@ mod tests {
             let step = cleanup.after(Ok::<_, &String>(&outcome));
             assert_eq!(kind(&step), expected);
         }
+    }
+
+    #[test]
+    fn a_removal_that_goes_on_is_not_given_up_between_two_rows() {
+        let outcome = Removal {
+            removed: true,
+            ..failed()
+        };
+        let object = object("", Value::Null);
+        let step = deletion(&object, 10_000, 600).after(Ok::<_, &String>(&outcome));
+        assert_eq!(kind(&step), "wait");
+    }
+
+    #[rstest]
+    #[case::retained(json!({"onDelete": "Retain"}), false)]
+    #[case::given_up(json!({}), true)]
+    fn a_cluster_that_may_be_wanted_is_not_let_go(#[case] change: Value, #[case] annotated: bool) {
+        let mut object = XmppFederation::new("coluc", spec_with("", Value::Null));
+        if annotated {
+            let value = "yes".to_owned();
+            object.annotations_mut().insert(request::ABANDON_ROWS.to_owned(), value);
+        }
+        let mut cleanup = former(&change, 1, 0);
+        if let Some(dropped) = &mut cleanup.dropped {
+            dropped.record.unclear = Some("cups9.example.net".to_owned());
+        }
+        assert_eq!(kind(&cleanup.plan(&object)), "wait");
     }
 
     #[rstest]
