@@ -85,6 +85,7 @@ impl Context {
                 imp: Arc::new(imp),
                 observers: Observers {
                     edges,
+                    resolvers: Arc::default(),
                     clusters: Observer::new(Arc::clone(&queue)),
                     records: Observer::new(Arc::clone(&queue)),
                     routers: Observer::new(Arc::clone(&queue)),

@@ -12,6 +12,7 @@ use super::queue::Queue;
 use super::snapshots::Snapshots;
 use super::validate::Settings;
 use crate::edges::watch::Watch;
+use crate::records::RecordResolvers;
 use crate::runtime::metrics::Metrics;
 use xmpp_federation_imp::Manager;
 use xmpp_federation_imp::reasons::Reason;
@@ -41,6 +42,8 @@ pub struct Observers {
     pub clusters: Observer<ClusterQuestion, ClusterAnswer>,
     /// Public records: our own, and partners'.
     pub records: Observer<RecordsQuestion, RecordsAnswer>,
+    /// What asks for them.
+    pub resolvers: Arc<RecordResolvers>,
     /// Addresses of routers, by entry of the spec and name of the node.
     pub routers: Observer<RoutersQuestion, Vec<(String, Option<String>)>>,
 }
@@ -50,6 +53,7 @@ impl Observers {
     pub fn forget(&self, uid: &str) {
         let Self {
             edges: _,
+            resolvers: _,
             clusters,
             records,
             routers,

@@ -1,5 +1,6 @@
 //! DNS questions and their answers as facts.
 
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -8,6 +9,7 @@ use hickory_resolver::config::{NameServerConfig, ResolverConfig, ResolverOpts};
 use hickory_resolver::net::NetError;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::proto::rr::{Name, RData, RecordType};
+use parking_lot::Mutex;
 use xmpp_federation_core::Domain;
 
 /// A service that servers look for by SRV record.
@@ -90,6 +92,29 @@ pub trait Lookup {
 #[derive(Debug, thiserror::Error)]
 #[error("the DNS resolver cannot be set up: {0}; check dns.resolvers")]
 pub struct ResolverError(NetError);
+
+/// Resolvers by their addresses: one serves all resources that ask there, as each takes some 100 kB.
+#[derive(Debug, Default)]
+pub struct RecordResolvers(Mutex<HashMap<Vec<IpAddr>, RecordResolver>>);
+
+/// Lists of addresses that are kept.
+const KEPT: usize = 64;
+
+impl RecordResolvers {
+    /// The one that asks there.
+    pub fn get(&self, addresses: &[IpAddr]) -> Result<RecordResolver, ResolverError> {
+        let mut resolvers = self.0.lock();
+        if let Some(resolver) = resolvers.get(addresses) {
+            return Ok(resolver.clone());
+        }
+        if resolvers.len() >= KEPT {
+            resolvers.clear();
+        }
+        let resolver = RecordResolver::new(addresses)?;
+        resolvers.insert(addresses.to_vec(), resolver.clone());
+        Ok(resolver)
+    }
+}
 
 /// Questions to the given resolvers, or to those of the system if none are given.
 #[derive(Debug, Clone)]

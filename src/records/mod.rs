@@ -6,5 +6,5 @@
 mod lookup;
 mod verify;
 
-pub use lookup::{RecordResolver, ResolverError};
+pub use lookup::{RecordResolvers, ResolverError};
 pub use verify::{RecordState, RecordStatus, Wanted, verify};

@@ -11,7 +11,7 @@ use crate::controller::environment::Environment;
 use crate::controller::observer::Observation;
 use crate::controller::questions::{RecordsAnswer, RecordsQuestion};
 use crate::controller::validate::ValidSpec;
-use crate::records::{RecordResolver, RecordState, RecordStatus, Wanted, verify};
+use crate::records::{RecordState, RecordStatus, Wanted, verify};
 
 /// Records that are as they should be are looked at this often, as are others that do not change …
 const RECORDS_GOOD: Duration = Duration::from_mins(5);
@@ -80,9 +80,10 @@ pub fn look(env: &Environment, valid: &ValidSpec, addresses: &[IpAddr], refresh:
             refresh: refresh.cloned(),
         };
         let (asked, records) = (question.clone(), &env.observers.records);
+        let resolver = env.observers.resolvers.get(&asked.resolvers);
         let due = |answer: &RecordsAnswer, age| age >= pace(answer);
         records.look(&valid.owner, name, &question, due, |before| async move {
-            let found = match RecordResolver::new(&asked.resolvers) {
+            let found = match resolver {
                 Ok(resolver) => Ok(verify(&resolver, &asked.wanted).await),
                 Err(error) => Err(error),
             };
