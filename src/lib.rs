@@ -5,9 +5,11 @@
 //! - [`secrets`], [`tls`]: dialback secret; own authority and what any certificate says
 //! - [`records`]: public DNS records as a stranger sees them
 //! - [`edges`]: what is asked of running edge pods
+//! - [`backoff`]: waits that grow
 //! - [`runtime`]: lease, health, metrics, logging
 
 pub mod api;
+mod backoff;
 pub mod controller;
 pub mod edges;
 mod records;

@@ -347,7 +347,7 @@ fn tls_config(trust: &ServerTrust) -> Result<rustls::ClientConfig, SetupError> {
         .dangerous()
         .with_custom_certificate_verifier(verifier(trust)?)
         .with_no_client_auth();
-    // Room for sessions is taken ahead, some 100 kB for each cluster; a call every few minutes resumes none.
+    // A call every few minutes resumes no session, and room for them would be taken ahead.
     config.resumption = Resumption::disabled();
     Ok(config)
 }

@@ -20,6 +20,7 @@ use super::kube::{Error, Kind, call};
 use super::names::Owner;
 use super::objects::{APPLIED, ExistingObject};
 use crate::api::{CONFIG_HASH, OBJECTS_MANAGER};
+use crate::backoff::doubled;
 
 /// Why the desired objects are not all there.
 #[derive(Debug, thiserror::Error)]
@@ -258,11 +259,9 @@ impl Target<'_> {
         let what = || format!("{} {name} cannot be applied", kind.as_str());
         let lists = self.env.snapshots.lists(kind);
         let answer = call(what, self.api(kind).patch(name, &params, &Patch::Apply(&body))).await?;
-        let written = ExistingObject::new(kind, answer.clone(), None);
-        let changed = found.is_none_or(|found| found.digest != written.digest);
-        self.env.snapshots.answered(kind, answer, lists);
-        self.sent
-            .with(uid, |sent| sent.objects.insert(key, (hash, written.digest)));
+        let digest = self.env.snapshots.answered(kind, answer, lists);
+        let changed = found.is_none_or(|found| found.digest != digest);
+        self.sent.with(uid, |sent| sent.objects.insert(key, (hash, digest)));
         Ok(changed.then(|| ObjectWrite::new(kind, name, false)))
     }
 
@@ -365,7 +364,7 @@ pub async fn notify_pods(
     let api: Api<Pod> = Api::namespaced(env.client.clone(), &owner.namespace);
     let mut told = sent.with(&owner.uid, |sent| std::mem::take(&mut sent.told));
     told.retain(|uid, _| pods.iter().any(|pod| pod.uid == *uid));
-    let mut again = None;
+    let mut again = Vec::new();
     for pod in pods.iter().filter(|pod| !pod.stopping) {
         let mut parts = pod.notified.as_deref().unwrap_or_default().split('.');
         let current = parts.next() == Some(hash.as_str());
@@ -374,17 +373,20 @@ pub async fn notify_pods(
             status.config_hash != *config_hash && !refused
         });
         let (value, turn) = if !current {
-            (hash.to_owned(), Turn::first())
+            (hash.to_owned(), Turn::now(0))
         } else if stale {
             // It missed it: the kubelet may have refreshed the volume from an older object, or cannot. Another
             // value of the annotation wakes it again.
-            let turn = *told.entry(pod.uid.clone()).or_insert_with(Turn::first);
+            let turn = *told.entry(pod.uid.clone()).or_insert_with(|| Turn::now(0));
             if !turn.left().is_zero() {
-                again = Some(again.map_or(turn.left(), |again: Duration| again.min(turn.left())));
+                again.push(turn.left());
                 continue;
             }
             let count: u32 = parts.next().and_then(|n| n.parse().ok()).unwrap_or(0);
-            (format!("{hash}.{}", (count + 1) % 1000), turn.next())
+            (
+                format!("{hash}.{}", (count + 1) % 1000),
+                Turn::now(turn.times.saturating_add(1)),
+            )
         } else {
             told.remove(&pod.uid);
             continue;
@@ -398,37 +400,29 @@ pub async fn notify_pods(
             Err(error) => failed.push(error.into()),
             Ok(_) => {}
         }
-        again = Some(again.map_or(turn.pause, |again| again.min(turn.pause)));
+        again.push(turn.left());
         told.insert(pod.uid.clone(), turn);
     }
     sent.with(&owner.uid, |sent| sent.told = told);
-    again
+    again.into_iter().min()
 }
 
-/// When a pod was told, and the pause until it is told again.
+/// When a pod was told, and how often.
 #[derive(Debug, Clone, Copy)]
 struct Turn {
     at: Instant,
-    pause: Duration,
+    /// Times that it was told again.
+    times: u32,
 }
 
 impl Turn {
-    fn first() -> Self {
-        Self {
-            at: Instant::now(),
-            pause: TELL_AGAIN,
-        }
-    }
-
-    fn next(self) -> Self {
-        Self {
-            at: Instant::now(),
-            pause: self.pause.saturating_mul(2).min(TELL_SELDOM),
-        }
+    fn now(times: u32) -> Self {
+        let at = Instant::now();
+        Self { at, times }
     }
 
     fn left(self) -> Duration {
-        self.pause.saturating_sub(self.at.elapsed())
+        doubled(TELL_AGAIN, self.times, TELL_SELDOM).saturating_sub(self.at.elapsed())
     }
 }
 

@@ -9,8 +9,7 @@ use super::kube::Kind;
 use super::names::Owner;
 use super::objects::ExistingObject;
 use super::pods::PodState;
-use super::references::{Data, NotFetched, Reference};
-pub use super::references::{SecretContent, SecretError, Secrets};
+use super::references::{Data, NotFetched, Reference, Secrets};
 use super::snapshots::Snapshots;
 use crate::api::spec::{ImpSpec, XmppFederationSpec};
 use crate::edges;
@@ -181,10 +180,8 @@ fn existing(snapshots: &Snapshots, owner: &Owner) -> ExistingObjects {
 /// The pods with what they say of themselves.
 fn pods(snapshots: &Snapshots, edges: &Arc<edges::watch::Watch>, owner: &Owner) -> Result<Vec<EdgePod>, NotFetched> {
     let (key, edge) = ((owner.namespace.clone(), owner.name.clone()), owner.edge());
-    let pods = snapshots.pods.all().into_iter();
-    let mut pods: Vec<Arc<PodState>> = pods
-        .filter(|pod| pod.namespace == owner.namespace && pod.instance == owner.name && pod.controller == edge)
-        .collect();
+    let mut pods = snapshots.pods.beginning_with(&owner.sibling(&format!("{edge}-")));
+    pods.retain(|pod| pod.instance == owner.name && pod.controller == edge);
     pods.sort_by_key(|pod| pod.index);
     let addresses: Vec<IpAddr> = pods.iter().filter_map(|pod| pod.ip).collect();
     edges.watch(&key, &addresses);

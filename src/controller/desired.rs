@@ -7,8 +7,9 @@ use xmpp_federation_core::edge_config::LinkProfile;
 use xmpp_federation_core::edge_status::{LinkState, LinkStatus};
 use xmpp_federation_core::{Activation, ComponentId, SecretBytes};
 
-use super::dereference::{EdgePod, SecretContent, SecretError, Secrets};
+use super::dereference::EdgePod;
 use super::names;
+use super::references::{SecretContent, SecretError, Secrets};
 use super::validate::ImpCluster;
 use xmpp_federation_imp::access::{Credentials, NodeAddress, ServerTrust, Target};
 use xmpp_federation_imp::desired::{

@@ -13,6 +13,9 @@ pub const ADMIN_PORT: u16 = 8080;
 /// Key of the dialback secret in its Secret, and name of the file in the pod.
 pub const DIALBACK_KEY: &str = "current";
 
+/// Key of the edge's configuration in its ConfigMap, and name of the file in the pod.
+pub const EDGE_CONFIG: &str = "edge.yaml";
+
 /// Key in the Secret, and name of the file in the pod, with the secret of a cluster's routers.
 pub fn router_file(entry: &str) -> String {
     format!("router-{entry}")

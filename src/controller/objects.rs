@@ -14,10 +14,8 @@ use xmpp_federation_core::SecretBytes;
 use xmpp_federation_core::edge_config::HostPort;
 
 use super::kube::Kind;
+use super::names::EDGE_CONFIG;
 use crate::api::{INSTANCE_LABEL, MANAGED_BY, OBJECTS_MANAGER};
-
-/// Key of the edge's configuration in its ConfigMap.
-pub const EDGE_CONFIG: &str = "edge.yaml";
 
 /// One object.
 pub struct ExistingObject {
@@ -151,9 +149,11 @@ impl ExistingObject {
         Some(same)
     }
 
-    /// The object is as it was answered to a write of ours.
-    pub fn compared(&self) {
-        *self.unread.lock() = None;
+    /// An object as it was answered to a write of ours, which has all that is wanted.
+    pub fn written(kind: Kind, object: DynamicObject) -> Self {
+        let written = Self::new(kind, object, None);
+        *written.unread.lock() = None;
+        written
     }
 
     /// The decoded data of a Secret.

@@ -1,7 +1,7 @@
 //! Looks at what is outside Kubernetes: one task per thing and look, so that a thing that does not answer
 //! delays nothing else. A reconcile takes what was seen last and is woken by what is seen next.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,12 +13,12 @@ use tokio_util::task::TaskTracker;
 use super::names::{ObjectName, Owner};
 use super::queue::Queue;
 
-/// UID of the resource, and its name for the thing.
-type Key = (String, String);
+/// By UID of the resource, then by its name for the thing.
+type Things<Q, A> = HashMap<String, BTreeMap<String, Thing<Q, A>>>;
 
 /// Things of one kind: each is asked a question `Q` and gives an answer `A`.
 pub struct Observer<Q, A> {
-    things: Arc<Mutex<HashMap<Key, Thing<Q, A>>>>,
+    things: Arc<Mutex<Things<Q, A>>>,
     tasks: TaskTracker,
     queue: Arc<Queue>,
 }
@@ -73,11 +73,10 @@ impl<Q: Clone + PartialEq + Send + 'static, A: Send + Sync + 'static> Observer<Q
         due: impl FnOnce(&A, Duration) -> bool,
         ask: impl FnOnce(Option<Arc<A>>) -> F,
     ) -> Option<Observation<A>> {
-        let key = (owner.uid.clone(), name.to_owned());
         let mut things = self.things.lock();
-        let object = owner.object_name();
-        let thing = things.entry(key.clone()).or_insert_with(|| Thing {
-            object: object.clone(),
+        let mine = things.entry(owner.uid.clone()).or_default();
+        let thing = mine.entry(name.to_owned()).or_insert_with(|| Thing {
+            object: owner.object_name(),
             asked: None,
             dropped: false,
             untold: Vec::new(),
@@ -96,10 +95,11 @@ impl<Q: Clone + PartialEq + Send + 'static, A: Send + Sync + 'static> Observer<Q
             thing.asked = Some(question.clone());
             let before = observation.as_ref().map(|seen| Arc::clone(&seen.answer));
             let (things, queue) = (Arc::clone(&self.things), Arc::clone(&self.queue));
-            let answer = ask(before);
+            let (answer, object) = (ask(before), thing.object.clone());
+            let (uid, name) = (owner.uid.clone(), name.to_owned());
             self.tasks.spawn(async move {
                 let answer = Arc::new(answer.await);
-                if let Some(thing) = things.lock().get_mut(&key)
+                if let Some(thing) = things.lock().get_mut(&uid).and_then(|mine| mine.get_mut(&name))
                     && let Some(question) = thing.asked.take()
                 {
                     if std::mem::take(&mut thing.dropped) {
@@ -123,20 +123,19 @@ impl<Q: Clone + PartialEq + Send + 'static, A: Send + Sync + 'static> Observer<Q
     /// The answers that came since this was asked last, by name, also of things that are asked no more.
     pub fn take_news(&self, uid: &str) -> Vec<(String, Arc<A>)> {
         let mut news = Vec::new();
-        for ((_, name), thing) in self.things.lock().iter_mut().filter(|((owner, _), _)| owner == uid) {
+        for (name, thing) in self.things.lock().get_mut(uid).into_iter().flatten() {
             news.extend(thing.untold.drain(..).map(|answer| (name.clone(), answer)));
             if let Some(last) = thing.last.as_mut().filter(|last| !last.taken) {
                 last.taken = true;
                 news.push((name.clone(), Arc::clone(&last.answer)));
             }
         }
-        news.sort_by(|(a, _), (b, _)| a.cmp(b));
         news
     }
 
     /// Things that gave such an answer are asked again, and their resources woken.
     pub fn ask_again(&self, which: impl Fn(&A) -> bool) {
-        for thing in self.things.lock().values_mut() {
+        for thing in self.things.lock().values_mut().flat_map(BTreeMap::values_mut) {
             if let Some(last) = thing.last.as_mut().filter(|last| which(&last.answer)) {
                 last.expired = true;
                 self.queue.wake(thing.object.clone());
@@ -147,24 +146,26 @@ impl<Q: Clone + PartialEq + Send + 'static, A: Send + Sync + 'static> Observer<Q
     /// Whether a question of that resource is under way for which this holds.
     pub fn is_asking(&self, uid: &str, which: impl Fn(&Q) -> bool) -> bool {
         let things = self.things.lock();
-        let mut mine = things.iter().filter(|((owner, _), _)| owner == uid);
-        mine.any(|(_, thing)| thing.asked.as_ref().is_some_and(&which))
+        let mut mine = things.get(uid).into_iter().flat_map(BTreeMap::values);
+        mine.any(|thing| thing.asked.as_ref().is_some_and(&which))
     }
 
     /// Forgets what was seen of all things of a resource but these: who comes back later is asked anew.
     pub fn keep(&self, uid: &str, names: &[&str]) {
-        self.things.lock().retain(|(owner, name), thing| {
-            if owner != uid || names.contains(&name.as_str()) {
-                return true;
-            }
-            (thing.last, thing.dropped) = (None, thing.asked.is_some());
-            thing.dropped || !thing.untold.is_empty()
-        });
+        if let Some(mine) = self.things.lock().get_mut(uid) {
+            mine.retain(|name, thing| {
+                if names.contains(&name.as_str()) {
+                    return true;
+                }
+                (thing.last, thing.dropped) = (None, thing.asked.is_some());
+                thing.dropped || !thing.untold.is_empty()
+            });
+        }
     }
 
     /// Forgets a resource that is gone; what is under way is finished.
     pub fn forget(&self, uid: &str) {
-        self.things.lock().retain(|(owner, _), _| owner != uid);
+        self.things.lock().remove(uid);
     }
 
     /// Waits for all that is under way; nothing is begun afterwards.

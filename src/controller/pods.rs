@@ -11,7 +11,6 @@ use crate::api::{CONFIG_HASH, INSTANCE_LABEL};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PodState {
     pub name: String,
-    pub namespace: String,
     pub uid: String,
     /// Name of the resource, by its label.
     pub instance: String,
@@ -62,7 +61,6 @@ impl PodState {
         let unscheduled = condition("PodScheduled", "False").and_then(|c| c.message.clone());
         Some(Self {
             index: name.rsplit('-').next().and_then(|n| n.parse().ok()).unwrap_or(0),
-            namespace: pod.namespace()?,
             uid: pod.uid().unwrap_or_default(),
             instance,
             controller: owner.name.clone(),

@@ -12,7 +12,7 @@ use super::outcome::{Error, Next};
 use super::questions::ClusterQuestion;
 use super::references::NotFetched;
 use super::requests::{self, ServedRequests};
-use super::resource::StoredResource;
+use super::resource::StoredObject;
 use super::rows::{self, Dropped, DroppedCluster};
 use super::status::Inputs;
 use super::{answer, apply, build, change_log, delete, dereference, effects, requeue, unreadable, validate};
@@ -27,10 +27,12 @@ pub async fn reconcile(context: &Context, name: &ObjectName) -> Option<Duration>
     let uid = stored.as_ref().and_then(|stored| stored.metadata().uid.clone());
     context.is_now(name, uid.as_deref());
     let (stored, uid) = (stored?, uid?);
-    let result = match &*stored {
-        StoredResource::Unreadable(object) => unreadable::run(env, object).await,
-        StoredResource::Readable(object) => Box::pin(work(context, object)).await,
+    let result = match &stored.object {
+        StoredObject::Unreadable(object) => unreadable::run(env, object).await,
+        StoredObject::Readable(object) => Box::pin(work(context, object)).await,
     };
+    let troubles = &context.caches.troubles;
+    let retry = || troubles.with(&uid, |trouble| trouble.again(Instant::now()));
     let word = if result.is_ok() { "ok" } else { "error" };
     env.metrics.reconciles.get_or_create(&ByResult { result: word }).inc();
     env.metrics.reconcile_duration.observe(started.elapsed().as_secs_f64());
@@ -39,30 +41,17 @@ pub async fn reconcile(context: &Context, name: &ObjectName) -> Option<Duration>
     match result {
         Ok(Next::After(wait)) => Some(wait),
         Ok(Next::OnChange) => None,
-        Ok(Next::Retry) => Some(
-            context
-                .caches
-                .troubles
-                .with(&uid, |trouble| trouble.again(Instant::now())),
-        ),
+        Ok(Next::Retry) => Some(retry()),
         Ok(Next::Gone) => {
             context.is_now(name, None);
             None
         }
         Err(error) if error.is_conflict() => {
             tracing::debug!(namespace = name.namespace, name = name.name, %error, "reconcile meets another write");
-            Some(
-                context
-                    .caches
-                    .troubles
-                    .with(&uid, |trouble| trouble.again(Instant::now())),
-            )
+            Some(retry())
         }
         Err(error) => {
-            let wait = context
-                .caches
-                .troubles
-                .with(&uid, |trouble| trouble.again(Instant::now()));
+            let wait = retry();
             let category = error.category();
             env.metrics
                 .reconcile_errors
@@ -132,7 +121,9 @@ async fn steps(
         Err(NotFetched::Failed(sentence)) => return answer::not_fetched(env, object, sentence).await,
     };
 
-    let valid = match validate::run(owner, &object.spec, &env.settings, &env.snapshots.claims(object)) {
+    let older = env.snapshots.older_than(object);
+    let claims = older.iter().map(|other| &other.claim);
+    let valid = match validate::run(owner, &object.spec, &env.settings, claims) {
         Ok(valid) => valid,
         Err(refusal) => return answer::refused(env, object, refusal).await,
     };

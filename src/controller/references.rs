@@ -14,6 +14,7 @@ use super::kube::{Kind, call};
 use super::names::ObjectName;
 use super::objects::secret_data;
 use super::queue::Queue;
+use crate::backoff::doubled;
 use xmpp_federation_imp::access::SecretVersion;
 
 /// Objects fetched at once.
@@ -117,19 +118,31 @@ struct Entry {
 #[derive(Debug, Default)]
 pub struct References {
     entries: Mutex<HashMap<Reference, Entry>>,
+    /// What each resource refers to.
+    referrers: Mutex<HashMap<ObjectName, Vec<Reference>>>,
     changed: Notify,
 }
 
 impl References {
     /// The resource refers to exactly these; others are forgotten where nobody else refers to them.
     pub fn refer(&self, referrer: &ObjectName, to: &[Reference]) {
-        let mut entries = self.entries.lock();
-        entries.retain(|reference, entry| {
-            if !to.contains(reference) {
-                entry.referrers.remove(referrer);
+        let before = {
+            let mut referrers = self.referrers.lock();
+            match referrers.get(referrer) {
+                Some(before) if before == to => return,
+                _ if to.is_empty() => referrers.remove(referrer),
+                _ => referrers.insert(referrer.clone(), to.to_vec()),
             }
-            !entry.referrers.is_empty()
-        });
+        };
+        let mut entries = self.entries.lock();
+        for reference in before.into_iter().flatten().filter(|reference| !to.contains(reference)) {
+            if let Some(entry) = entries.get_mut(&reference) {
+                entry.referrers.remove(referrer);
+                if entry.referrers.is_empty() {
+                    entries.remove(&reference);
+                }
+            }
+        }
         for reference in to {
             let entry = entries.entry(reference.clone()).or_default();
             entry.stale |= !entry.known && entry.error.is_none();
@@ -229,7 +242,7 @@ impl References {
                 None
             }
             Err(error) => {
-                let wait = FIRST_RETRY.saturating_mul(1 << entry.failures.min(10)).min(LAST_RETRY);
+                let wait = doubled(FIRST_RETRY, entry.failures, LAST_RETRY);
                 (entry.error, entry.failures) = (Some(error), entry.failures.saturating_add(1));
                 Some(wait)
             }

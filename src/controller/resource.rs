@@ -9,7 +9,14 @@ use crate::api::{XmppFederation, XmppFederationSpec};
 
 /// An object of kind `XmppFederation`.
 #[derive(Debug)]
-pub enum StoredResource {
+pub struct StoredResource {
+    pub object: StoredObject,
+    /// The names it holds. Of an object that cannot be read: what can be understood of it.
+    pub claim: Claim,
+}
+
+#[derive(Debug)]
+pub enum StoredObject {
     Readable(Box<XmppFederation>),
     /// It does not fit the schema of this release, as one that a later release stored.
     Unreadable(Box<DynamicObject>),
@@ -20,21 +27,28 @@ impl StoredResource {
     pub fn new(mut object: DynamicObject) -> Self {
         object.metadata.managed_fields = None;
         let read = serde_json::to_value(&object).and_then(serde_json::from_value::<XmppFederation>);
-        match read {
-            Ok(resource) => Self::Readable(Box::new(resource)),
-            Err(_) => Self::Unreadable(Box::new(object)),
-        }
+        let object = match read {
+            Ok(resource) => StoredObject::Readable(Box::new(resource)),
+            Err(_) => StoredObject::Unreadable(Box::new(object)),
+        };
+        let claim = object.claim();
+        Self { object, claim }
     }
 
     pub fn metadata(&self) -> &ObjectMeta {
+        self.object.metadata()
+    }
+}
+
+impl StoredObject {
+    fn metadata(&self) -> &ObjectMeta {
         match self {
             Self::Readable(resource) => &resource.metadata,
             Self::Unreadable(object) => &object.metadata,
         }
     }
 
-    /// The names it holds. Of an object that cannot be read: what can be understood of it.
-    pub fn claim(&self) -> Claim {
+    fn claim(&self) -> Claim {
         let metadata = self.metadata();
         let name = |name: &Option<String>| name.clone().unwrap_or_default();
         let resource = format!("{}/{}", name(&metadata.namespace), name(&metadata.name));
@@ -84,7 +98,7 @@ impl PartialEq for StoredResource {
             } = metadata.clone();
             (uid, generation, annotations, finalizers, deletion_timestamp)
         };
-        of(self.metadata()) == of(other.metadata()) && self.status() == other.status()
+        of(self.metadata()) == of(other.metadata()) && self.object.status() == other.object.status()
     }
 }
 
@@ -105,12 +119,12 @@ mod tests {
     fn what_a_later_release_stored_holds_its_names_all_the_same() {
         let readable = stored(|_| {});
         let unreadable = stored(|object| object["spec"]["privacy"]["mode"] = json!("SomethingNew"));
-        assert!(matches!(readable, StoredResource::Readable(_)));
-        assert!(matches!(unreadable, StoredResource::Unreadable(_)));
-        assert_eq!(readable.claim(), unreadable.claim());
-        assert!(!unreadable.claim().component_ids.is_empty());
+        assert!(matches!(readable.object, StoredObject::Readable(_)));
+        assert!(matches!(unreadable.object, StoredObject::Unreadable(_)));
+        assert_eq!(readable.claim, unreadable.claim);
+        assert!(!unreadable.claim.component_ids.is_empty());
         // Where not even the host name can be read, its domains count.
         let odd = stored(|object| object["spec"]["edge"]["hostname"] = json!({"new": "form"}));
-        assert_eq!(odd.claim().domains, readable.claim().domains);
+        assert_eq!(odd.claim.domains, readable.claim.domains);
     }
 }

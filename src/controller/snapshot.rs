@@ -1,7 +1,7 @@
 //! What the operator knows of the objects of one kind, in memory: fed by one watch per namespace, and by
 //! the answers to its own writes, which come before the watch tells of them.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use parking_lot::RwLock;
@@ -17,7 +17,7 @@ pub struct Snapshot<T>(RwLock<Objects<T>>);
 
 #[derive(Debug)]
 struct Objects<T> {
-    held: HashMap<ObjectName, Held<T>>,
+    held: BTreeMap<ObjectName, Held<T>>,
     /// Lists under way, with the names that they showed.
     listing: HashMap<Scope, HashSet<ObjectName>>,
     /// Scopes of which a whole list arrived.
@@ -41,7 +41,7 @@ struct Held<T> {
 impl<T> Default for Snapshot<T> {
     fn default() -> Self {
         Self(RwLock::new(Objects {
-            held: HashMap::new(),
+            held: BTreeMap::new(),
             listing: HashMap::new(),
             listed: HashSet::new(),
             lists: 0,
@@ -98,7 +98,7 @@ impl<T: PartialEq> Snapshot<T> {
         };
         let gone = objects
             .held
-            .extract_if(|name, _| covers(scope, name) && !shown.contains(name));
+            .extract_if(.., |name, _| covers(scope, name) && !shown.contains(name));
         let gone: Vec<_> = gone.collect();
         for (name, held) in &gone {
             // One that is younger than the list comes back by the watch, which may tell of older versions first.
@@ -170,7 +170,17 @@ impl<T: PartialEq> Snapshot<T> {
         self.0.read().held.get(name).map(|held| Arc::clone(&held.value))
     }
 
-    /// All of them, in no order.
+    /// Those of that namespace whose names begin so.
+    pub fn beginning_with(&self, prefix: &ObjectName) -> Vec<Arc<T>> {
+        let objects = self.0.read();
+        let following = objects.held.range(prefix..);
+        following
+            .take_while(|(name, _)| name.namespace == prefix.namespace && name.name.starts_with(&prefix.name))
+            .map(|(_, held)| Arc::clone(&held.value))
+            .collect()
+    }
+
+    /// All of them, by name.
     pub fn all(&self) -> Vec<Arc<T>> {
         self.0
             .read()

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use kube::api::DynamicObject;
 use parking_lot::Mutex;
@@ -15,7 +16,6 @@ use super::pods::PodState;
 use super::references::References;
 use super::resource::StoredResource;
 use super::snapshot::Snapshot;
-use super::validate::Claim;
 use xmpp_federation_imp::desired::LiveOwners;
 
 /// The snapshots.
@@ -57,15 +57,16 @@ impl Snapshots {
         self.objects(kind)?.get(name)
     }
 
-    /// Takes in the answer to a write of an object that was sent at that count of lists.
-    pub fn answered(&self, kind: Kind, object: DynamicObject, lists: u64) {
-        let (Some(name), Some(snapshot)) = (ObjectName::of(&object), self.objects(kind)) else {
-            return;
-        };
+    /// Takes in the answer to a write of an object that was sent at that count of lists; its digest.
+    pub fn answered(&self, kind: Kind, object: DynamicObject, lists: u64) -> [u8; 32] {
+        let name = ObjectName::of(&object);
         let version = object.resource_version().unwrap_or_default();
-        let written = ExistingObject::new(kind, object, None);
-        written.compared();
-        snapshot.answered(&name, &version, written, lists);
+        let written = ExistingObject::written(kind, object);
+        let digest = written.digest;
+        if let (Some(name), Some(snapshot)) = (name, self.objects(kind)) {
+            snapshot.answered(&name, &version, written, lists);
+        }
+        digest
     }
 
     /// Takes in an object from a list or a watch; whether that is news.
@@ -76,6 +77,16 @@ impl Snapshots {
         let version = object.resource_version().unwrap_or_default();
         let before = snapshot.get(&name);
         snapshot.see(&name, &version, ExistingObject::new(kind, object, before.as_deref()))
+    }
+
+    /// Takes in a pod from a list or a watch; whether that is news.
+    pub fn see_pod(&self, pod: &Pod) -> bool {
+        let Some(name) = ObjectName::of(pod) else {
+            return false;
+        };
+        let version = pod.resource_version().unwrap_or_default();
+        let state = PodState::new(pod, self.pods.get(&name).as_deref());
+        state.is_some_and(|state| self.pods.see(&name, &version, state))
     }
 
     /// Takes in the answer to a write of a resource that was sent at that count of lists.
@@ -108,16 +119,16 @@ impl Snapshots {
         owners.1.clone()
     }
 
-    /// Names that older resources hold; the newcomer waits, so that no running federation is disturbed.
-    pub fn claims(&self, object: &impl ResourceExt) -> Vec<Claim> {
+    /// Older resources: their names are theirs and the newcomer waits, so that no running federation is disturbed.
+    pub fn older_than(&self, object: &impl ResourceExt) -> Vec<Arc<StoredResource>> {
         let age = |created: Option<jiff::Timestamp>, uid: Option<String>| (created, uid);
         let own = age(object.creation_timestamp().map(|time| time.0), object.uid());
-        let resources = self.resources.all();
-        let older = resources.iter().filter(|other| {
+        let mut resources = self.resources.all();
+        resources.retain(|other| {
             let metadata = other.metadata();
             let created = metadata.creation_timestamp.as_ref().map(|time| time.0);
             metadata.uid != object.uid() && age(created, metadata.uid.clone()) < own
         });
-        older.map(|other| other.claim()).collect()
+        resources
     }
 }

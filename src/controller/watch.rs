@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
-use kube::api::{Api, DynamicObject, PartialObjectMeta};
+use kube::api::{Api, ApiResource, DynamicObject, PartialObjectMeta};
 use kube::core::NamespaceResourceScope;
 use kube::runtime::watcher::{self, Event};
 use kube::runtime::{WatchStreamExt as _, watcher as watch_objects};
@@ -19,12 +19,11 @@ use tokio::time::Instant;
 
 use super::context::Context;
 use super::environment::Environment;
-use super::kube::{Kind, resource_api};
+use super::kube::Kind;
 use super::names::ObjectName;
-use super::pods::PodState;
 use super::reconcile::reconcile;
-use super::resource::StoredResource;
-use super::snapshot::Scope;
+use super::resource::StoredObject;
+use super::snapshot::{Scope, Snapshot};
 use crate::api::{INSTANCE_LABEL, MANAGED_BY, XmppFederation};
 use crate::runtime::health::Readiness;
 use crate::runtime::metrics::ByKind;
@@ -124,17 +123,14 @@ fn start(watches: &mut JoinSet<()>, context: &Arc<Context>, scope: &Scope, liste
         listed: Arc::clone(listed),
     };
     let namespace = scope.as_deref();
-    let resources = kube::api::ApiResource::erase::<XmppFederation>(&());
-    let api = match namespace {
-        Some(namespace) => resource_api(&env.client, namespace),
-        None => Api::all_with(env.client.clone(), &resources),
+    let dynamic = |resource: &ApiResource| match namespace {
+        Some(namespace) => Api::namespaced_with(env.client.clone(), namespace, resource),
+        None => Api::all_with(env.client.clone(), resource),
     };
+    let api = dynamic(&ApiResource::erase::<XmppFederation>(&()));
     watches.spawn(feed.clone().follow("XmppFederation", api, all.clone(), Feed::resource));
     for kind in Kind::iter() {
-        let api = match namespace {
-            Some(namespace) => kind.api(&env.client, namespace),
-            None => Api::all_with(env.client.clone(), &kind.resource()),
-        };
+        let api = dynamic(&kind.resource());
         let take = move |feed: &Feed, event| feed.object(kind, event);
         watches.spawn(feed.clone().follow(kind.as_str(), api, ours.clone(), take));
     }
@@ -239,7 +235,7 @@ impl Feed {
     /// Resources that wait for a name that another one has.
     fn wake_who_waits(&self) {
         for resource in self.context.environment.snapshots.resources.all() {
-            if let StoredResource::Readable(object) = &*resource
+            if let StoredObject::Readable(object) = &resource.object
                 && waits_for_a_name(object)
             {
                 self.wake(ObjectName::of(&**object));
@@ -249,14 +245,31 @@ impl Feed {
 
     fn object(&self, kind: Kind, event: Event<DynamicObject>) {
         let snapshots = &self.context.environment.snapshots;
-        let Some(snapshot) = snapshots.objects(kind) else {
-            return;
-        };
+        if let Some(snapshot) = snapshots.objects(kind) {
+            let see = |object| snapshots.see(kind, object);
+            self.owned(snapshot, event, see, |object| object.instance.clone());
+        }
+    }
+
+    fn pod(&self, event: Event<Pod>) {
+        let snapshots = &self.context.environment.snapshots;
+        let see = |pod| snapshots.see_pod(&pod);
+        self.owned(&snapshots.pods, event, see, |pod| Some(pod.instance.clone()));
+    }
+
+    /// Takes in an event about objects of one kind that carry a resource's name, and wakes that resource.
+    fn owned<K: ResourceExt, T: PartialEq>(
+        &self,
+        snapshot: &Snapshot<T>,
+        event: Event<K>,
+        see: impl FnOnce(K) -> bool,
+        instance_of: impl Fn(&T) -> Option<String>,
+    ) {
         match event {
             Event::Init => snapshot.list_begins(&self.scope),
             Event::InitApply(object) | Event::Apply(object) => {
                 let instance = instance(&object);
-                if snapshots.see(kind, object) {
+                if see(object) {
                     self.wake(instance);
                 }
             }
@@ -267,42 +280,11 @@ impl Feed {
                 }
             }
             Event::InitDone => {
-                for (name, object) in snapshot.list_ends(&self.scope) {
-                    self.wake_instance(name.namespace, object.instance.clone());
-                }
-                self.listed.notify_one();
-            }
-        }
-    }
-
-    fn wake_instance(&self, namespace: String, instance: Option<String>) {
-        self.wake(instance.map(|name| ObjectName { namespace, name }));
-    }
-
-    fn pod(&self, event: Event<Pod>) {
-        let snapshot = &self.context.environment.snapshots.pods;
-        match event {
-            Event::Init => snapshot.list_begins(&self.scope),
-            Event::InitApply(pod) | Event::Apply(pod) => {
-                let Some(name) = ObjectName::of(&pod) else { return };
-                let before = snapshot.get(&name);
-                let version = pod.resource_version().unwrap_or_default();
-                if let Some(state) = PodState::new(&pod, before.as_deref())
-                    && snapshot.see(&name, &version, state)
-                {
-                    self.wake(instance(&pod));
-                }
-            }
-            Event::Delete(pod) => {
-                let version = pod.resource_version().unwrap_or_default();
-                if ObjectName::of(&pod).is_some_and(|name| snapshot.gone(&name, &version)) {
-                    self.wake(instance(&pod));
-                }
-            }
-            Event::InitDone => {
-                for (name, pod) in snapshot.list_ends(&self.scope) {
-                    self.wake_instance(name.namespace, Some(pod.instance.clone()));
-                }
+                let gone = snapshot.list_ends(&self.scope).into_iter();
+                self.wake(gone.filter_map(|(ObjectName { namespace, .. }, object)| {
+                    let name = instance_of(&object)?;
+                    Some(ObjectName { namespace, name })
+                }));
                 self.listed.notify_one();
             }
         }

@@ -16,6 +16,7 @@ use xmpp_federation_core::edge_status::{EdgeStatus, LinkState, StreamCounts};
 use xmpp_federation_imp::clock::{Clock as _, Stamp, SystemClock};
 
 use super::{Client, Error, fetch_status};
+use crate::backoff::doubled;
 
 /// Between two looks while a link is not up …
 const SOON: Duration = Duration::from_secs(1);
@@ -73,7 +74,7 @@ impl Observation {
         match &self.status {
             Ok(status) if status.links.iter().all(|link| link.state == LinkState::Up) => STEADY,
             Ok(_) => SOON,
-            Err(_) => SOON.saturating_mul(1 << silent.min(8)).min(SILENT),
+            Err(_) => doubled(SOON, silent, SILENT),
         }
     }
 }

@@ -93,7 +93,7 @@ pub trait Lookup {
 #[error("the DNS resolver cannot be set up: {0}; check dns.resolvers")]
 pub struct ResolverError(NetError);
 
-/// Resolvers by their addresses: one serves all resources that ask there, as each takes some 100 kB.
+/// Resolvers by their addresses: one serves all resources that ask there.
 #[derive(Debug, Default)]
 pub struct RecordResolvers(Mutex<HashMap<Vec<IpAddr>, RecordResolver>>);
 

@@ -10,13 +10,11 @@ use xmpp_federation_core::edge_config::{
 };
 
 use super::stateful_set::{CERTIFICATE_DIR, CLIENT_CERTIFICATE_DIR, CONFIG_DIR, CONTROL_SOCKET, REVOCATION_LISTS};
-use crate::controller::names::{ADMIN_PORT, DIALBACK_KEY, router_file};
+use crate::controller::names::{ADMIN_PORT, DIALBACK_KEY, EDGE_CONFIG, router_file};
 use crate::controller::validate::{ImpCluster, ValidSpec};
 
 /// Port of direct TLS (XEP-0368), in the pods and at the Service.
 pub const DIRECT_TLS_PORT: u16 = 5270;
-/// Key of the file in the ConfigMap.
-pub const FILE: &str = "edge.yaml";
 
 /// Addresses of the XCP routers by name of the entry in spec.imp.
 pub type RouterAddresses = BTreeMap<String, NodeAddresses>;
@@ -111,7 +109,7 @@ fn router(valid: &ValidSpec, imp: &ImpCluster, links: &RouterAddresses) -> Route
 pub fn config_map(valid: &ValidSpec, text: String) -> ConfigMap {
     ConfigMap {
         metadata: valid.owner.metadata(&valid.owner.edge()),
-        data: Some(BTreeMap::from([(FILE.to_owned(), text)])),
+        data: Some(BTreeMap::from([(EDGE_CONFIG.to_owned(), text)])),
         ..ConfigMap::default()
     }
 }

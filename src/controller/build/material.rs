@@ -8,9 +8,10 @@ use xmpp_federation_core::SecretBytes;
 
 use super::secrets;
 use crate::api;
-use crate::controller::dereference::{ExistingObjects, KubeView, SecretError};
+use crate::controller::dereference::{ExistingObjects, KubeView};
 use crate::controller::names::{DIALBACK_KEY, router_file};
 use crate::controller::objects::ExistingObject;
+use crate::controller::references::SecretError;
 use crate::controller::validate::{ImpCluster, ValidSpec};
 use crate::secrets::{NoRandomness, generate_dialback_secret};
 use crate::tls::{self, CertificateInfo, KeyMaterial, Outcome, TlsError, Unreadable};

@@ -116,7 +116,7 @@ mod tests {
     use super::super::material::{MaterialError, RouterSecret};
     use super::super::{RouterAddresses, Topology, all};
     use super::*;
-    use crate::controller::dereference::SecretError;
+    use crate::controller::references::SecretError;
     use crate::controller::testing::{entry, validated, with_entries};
 
     fn material(secrets: [Option<&str>; 2]) -> Material {

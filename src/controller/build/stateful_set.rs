@@ -14,9 +14,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use xmpp_federation_core::edge_config::FINISH_AT_MOST;
 
-use super::config::{DIRECT_TLS_PORT, FILE};
+use super::config::DIRECT_TLS_PORT;
 use super::services::{some, word};
-use crate::controller::names::{ADMIN_PORT, DIALBACK_KEY};
+use crate::controller::names::{ADMIN_PORT, DIALBACK_KEY, EDGE_CONFIG};
 use crate::controller::validate::ValidSpec;
 
 /// Where the configuration and secrets are mounted.
@@ -152,7 +152,7 @@ fn container(valid: &ValidSpec) -> Container {
         api_version: Some("v1".to_owned()),
         field_path: "metadata.labels['apps.kubernetes.io/pod-index']".to_owned(),
     };
-    let config = format!("{CONFIG_DIR}/{FILE}");
+    let config = format!("{CONFIG_DIR}/{EDGE_CONFIG}");
     Container {
         name: "edge".to_owned(),
         image: Some(valid.image.clone()),
@@ -219,7 +219,7 @@ fn resources() -> ResourceRequirements {
 /// One projected volume without subPath for what the edge watches: only so do changes arrive.
 fn volumes(valid: &ValidSpec) -> Vec<Volume> {
     let mut sources = vec![
-        of_config_map(valid.owner.edge(), FILE, FILE),
+        of_config_map(valid.owner.edge(), EDGE_CONFIG, EDGE_CONFIG),
         of_secret(
             valid.owner.dialback(),
             Some((DIALBACK_KEY, &format!("dialback/{DIALBACK_KEY}"))),

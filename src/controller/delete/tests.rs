@@ -24,10 +24,11 @@ use testkit_simulator::{FaultOptions, ImpConfig, SimulatedImp};
 
 use super::*;
 use crate::controller::context::Context;
-use crate::controller::dereference::{self, Secrets};
+use crate::controller::dereference;
 use crate::controller::desired::desired;
 use crate::controller::guard::ResourceGuard;
 use crate::controller::kube::Kind;
+use crate::controller::references::Secrets;
 use crate::controller::testing::{settings, spec};
 use crate::edges;
 use crate::runtime::metrics::Metrics;

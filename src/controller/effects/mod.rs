@@ -24,7 +24,7 @@ use routers::router_addresses;
 
 use super::build::{NodeAddresses, RouterAddresses};
 use super::cache::Cache;
-use super::dereference::{EdgePod, KubeView, SecretError};
+use super::dereference::{EdgePod, KubeView};
 use super::desired::{Resource, desired};
 use super::environment::Environment;
 use super::events::Note;
@@ -32,6 +32,7 @@ use super::kube::Error;
 use super::objects::Content;
 use super::observer::Observation;
 use super::questions::{ClusterAnswer, ClusterQuestion};
+use super::references::SecretError;
 use super::rows::execute::{DroppedCleanups, PendingCleanup};
 use super::rows::{self, Dropped};
 use super::validate::{ImpCluster, ValidSpec};

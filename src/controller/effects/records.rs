@@ -7,6 +7,7 @@ use std::time::Duration;
 use xmpp_federation_core::Domain;
 use xmpp_federation_core::edge_config::PrivacyMode;
 
+use crate::backoff::doubled;
 use crate::controller::environment::Environment;
 use crate::controller::observer::Observation;
 use crate::controller::questions::{RecordsAnswer, RecordsQuestion};
@@ -23,10 +24,12 @@ const RECORDS_BAD: Duration = Duration::from_secs(10);
 pub struct Records {
     /// Ours, then partners'; what was not looked at yet is missing.
     pub found: Vec<RecordStatus>,
-    /// Partners' were not looked at yet.
-    pub partners_unknown: bool,
-    /// Why ours cannot be told.
-    pub unknown: Option<String>,
+    /// Ours were looked at.
+    pub own_seen: bool,
+    /// Partners' were looked at, or there are none.
+    pub partners_seen: bool,
+    /// Why ours cannot be looked at.
+    pub error: Option<String>,
     /// All of ours were looked at, for what is wanted now.
     pub current: bool,
     /// Time to the next look.
@@ -36,7 +39,7 @@ pub struct Records {
 impl Records {
     /// Whether something was not looked at yet.
     pub fn is_incomplete(&self) -> bool {
-        self.partners_unknown || (self.unknown.is_some() && !self.current)
+        !(self.own_seen && self.partners_seen)
     }
 }
 
@@ -61,7 +64,7 @@ fn pace(answer: &RecordsAnswer) -> Duration {
     };
     match &answer.found {
         Ok(found) if !found.iter().any(bad) => RECORDS_GOOD,
-        _ => RECORDS_BAD.saturating_mul(1 << answer.repeats.min(5)).min(RECORDS_GOOD),
+        _ => doubled(RECORDS_BAD, answer.repeats, RECORDS_GOOD),
     }
 }
 
@@ -79,41 +82,37 @@ pub fn look(env: &Environment, valid: &ValidSpec, addresses: &[IpAddr], refresh:
             resolvers: valid.resolvers.clone(),
             refresh: refresh.cloned(),
         };
-        let (asked, records) = (question.clone(), &env.observers.records);
-        let resolver = env.observers.resolvers.get(&asked.resolvers);
         let due = |answer: &RecordsAnswer, age| age >= pace(answer);
-        records.look(&valid.owner, name, &question, due, |before| async move {
-            let found = match resolver {
-                Ok(resolver) => Ok(verify(&resolver, &asked.wanted).await),
-                Err(error) => Err(error),
-            };
-            let same = |before: &RecordsAnswer| matches!((&before.found, &found), (Ok(a), Ok(b)) if a == b);
-            let repeats = before
-                .filter(|before| same(before))
-                .map_or(0, |before| before.repeats.saturating_add(1));
-            RecordsAnswer { found, repeats }
+        let records = &env.observers.records;
+        records.look(&valid.owner, name, &question, due, |before| {
+            let wanted = question.wanted.clone();
+            let resolver = env.observers.resolvers.get(&question.resolvers);
+            async move {
+                let found = match resolver {
+                    Ok(resolver) => Ok(verify(&resolver, &wanted).await),
+                    Err(error) => Err(error),
+                };
+                let same = |before: &RecordsAnswer| matches!((&before.found, &found), (Ok(a), Ok(b)) if a == b);
+                let repeats = before
+                    .filter(|before| same(before))
+                    .map_or(0, |before| before.repeats.saturating_add(1));
+                RecordsAnswer { found, repeats }
+            }
         })
     };
     let own = ask("own", valid.hosted.clone(), Vec::new());
     let partners = looked_up(valid);
-    let none = partners.is_empty();
-    let partners = if none {
-        None
-    } else {
-        ask("partners", Vec::new(), partners)
-    };
+    let partners = (!partners.is_empty()).then(|| ask("partners", Vec::new(), partners));
+    let error = own.as_ref().and_then(|own| own.answer.found.as_ref().err());
     let mut records = Records {
+        own_seen: own.is_some(),
+        partners_seen: partners.as_ref().is_none_or(Option::is_some),
+        error: error.map(ToString::to_string),
         current: own.as_ref().is_some_and(|own| own.current),
-        partners_unknown: !none && partners.is_none(),
         due: RECORDS_GOOD,
         ..Records::default()
     };
-    match own.as_ref().map(|own| &own.answer.found) {
-        Some(Ok(_)) => {}
-        Some(Err(error)) => records.unknown = Some(error.to_string()),
-        None => records.unknown = Some("not looked at yet".to_owned()),
-    }
-    for seen in own.iter().chain(&partners) {
+    for seen in own.iter().chain(partners.iter().flatten()) {
         take(&mut records, seen);
     }
     records

@@ -31,19 +31,14 @@ pub fn router_addresses(
         nodes: nodes.iter().map(|node| node.name.clone()).collect(),
         given: imp.addresses.iter().cloned().collect(),
     };
-    let used: Vec<(String, Option<String>)> = nodes
-        .iter()
-        .map(|node| {
-            (
-                node.name.clone(),
-                before(&node.name).map(|(_, address)| address.clone()),
-            )
-        })
-        .collect();
-    let given = question.given.clone();
+    let used = |name: &str| before(name).map(|(_, address)| address.clone());
     let due = |_: &_, age| age >= RESOLVE_EVERY;
     let routers = &env.observers.routers;
-    let seen = routers.look(owner, &imp.spec.name, &question, due, |_| resolve_all(given, used));
+    let seen = routers.look(owner, &imp.spec.name, &question, due, |_| {
+        let names = question.nodes.iter();
+        let unknown = names.filter(|name| !question.given.contains_key(&name.to_ascii_lowercase()));
+        resolve_all(unknown.map(|name| (name.clone(), used(name))).collect())
+    });
     let resolved = |name: &str| {
         let mut answers = seen.iter().flat_map(|seen| &*seen.answer);
         answers
@@ -52,11 +47,10 @@ pub fn router_addresses(
     };
     let address = |name: &str| {
         let given = question.given.get(&name.to_ascii_lowercase()).map(ToString::to_string);
-        let known = || before(name).map(|(_, address)| address.clone());
         // A name that does not resolve here is left to the edge's own resolving.
         given
             .or_else(|| resolved(name))
-            .or_else(known)
+            .or_else(|| used(name))
             .unwrap_or_else(|| name.to_owned())
     };
     nodes
@@ -65,14 +59,9 @@ pub fn router_addresses(
         .collect()
 }
 
-async fn resolve_all(
-    given: std::collections::BTreeMap<String, IpAddr>,
-    nodes: Vec<(String, Option<String>)>,
-) -> Vec<(String, Option<String>)> {
-    let unknown = nodes
-        .into_iter()
-        .filter(|(node, _)| !given.contains_key(&node.to_ascii_lowercase()));
-    let resolved = unknown.map(|(node, before)| async move {
+/// Nodes with the address that was used before; they come back with today's.
+async fn resolve_all(nodes: Vec<(String, Option<String>)>) -> Vec<(String, Option<String>)> {
+    let resolved = nodes.into_iter().map(|(node, before)| async move {
         let address = resolve(&node, before.as_deref()).await;
         (node, address)
     });

@@ -12,14 +12,14 @@ use crate::api::XmppFederation;
 use crate::api::reasons::Reason;
 use crate::api::status::ImpStatus;
 use crate::controller::cache::Cache;
-use crate::controller::dereference::{self, SecretError, Secrets};
+use crate::controller::dereference;
 use crate::controller::desired::{Resource, desired};
 use crate::controller::environment::Environment;
 use crate::controller::events::{LONGEST, Note};
 use crate::controller::names::Owner;
 use crate::controller::observer::Observation;
 use crate::controller::questions::{ClusterAnswer, ClusterQuestion};
-use crate::controller::references::NotFetched;
+use crate::controller::references::{NotFetched, SecretError, Secrets};
 use crate::controller::validate::{self, Refusal};
 use xmpp_federation_imp::desired::{Desired, Place, Requests};
 use xmpp_federation_imp::report::{Removal, row_left};
@@ -219,6 +219,9 @@ impl<'a> DroppedCleanups<'a> {
         notes: &mut Vec<Note>,
     ) -> Vec<PendingCleanup> {
         let mut pending = Vec::new();
+        if self.cleanups.is_empty() {
+            return pending;
+        }
         // A publisher that was asked just now may have turned out to be another name of one of them.
         let still = dropped(self.env, object).await.ok();
         let is_dropped = |cluster: &DroppedCluster| {

@@ -45,21 +45,24 @@ pub fn details(inputs: &Inputs<'_>, previous: &XmppFederationStatus) -> XmppFede
             rotated_at: None,
             stage: "Steady".to_owned(),
         }),
-        records: match &inputs.effects.records.unknown {
-            None => {
-                let found = inputs.effects.records.found.iter();
-                let record = |r: &crate::records::RecordStatus| RecordStatus {
-                    name: r.name.clone(),
-                    state: <&str>::from(r.state).to_owned(),
-                    message: r.message.clone(),
-                };
-                found.map(record).collect()
-            }
-            Some(_) => previous.records.clone(),
-        },
+        records: records(inputs, previous),
         imp: clusters(inputs, previous),
         handled_requests: previous.handled_requests.clone(),
     }
+}
+
+/// Ours, then partners'; while ours cannot be looked at, as they were.
+fn records(inputs: &Inputs<'_>, previous: &XmppFederationStatus) -> Vec<RecordStatus> {
+    let records = &inputs.effects.records;
+    if !records.own_seen || records.error.is_some() {
+        return previous.records.clone();
+    }
+    let status = |record: &crate::records::RecordStatus| RecordStatus {
+        name: record.name.clone(),
+        state: <&str>::from(record.state).to_owned(),
+        message: record.message.clone(),
+    };
+    records.found.iter().map(status).collect()
 }
 
 /// Those of the spec, then those that left it.

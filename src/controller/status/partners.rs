@@ -40,7 +40,7 @@ pub(super) fn verdict(inputs: &Inputs<'_>) -> Verdict {
     if let Some(record) = records.find(|r| r.state == RecordState::PartnerMissing) {
         return Verdict::no(Reason::PartnersFailing, format!("{}: {}", record.name, record.message));
     }
-    if inputs.effects.records.partners_unknown {
+    if !inputs.effects.records.partners_seen {
         return Verdict::unknown(Reason::NotLookedYet, "the records of partners were not looked at yet");
     }
     if valid.privacy.mode != PrivacyMode::AllowList && valid.static_routes.is_empty() && valid.peers.is_empty() {

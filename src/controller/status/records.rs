@@ -7,13 +7,11 @@ use crate::records::RecordState;
 
 pub(super) fn verdict(inputs: &Inputs<'_>) -> Verdict {
     let records = &inputs.effects.records;
-    if let Some(why) = &records.unknown {
-        let reason = if records.current {
-            Reason::RecordsUnknown
-        } else {
-            Reason::NotLookedYet
-        };
-        return Verdict::unknown(reason, why);
+    if !records.own_seen {
+        return Verdict::unknown(Reason::NotLookedYet, "not looked at yet");
+    }
+    if let Some(error) = &records.error {
+        return Verdict::unknown(Reason::RecordsUnknown, error);
     }
     let of = |states: &[RecordState]| records.found.iter().find(|r| states.contains(&r.state));
     if let Some(record) = of(&[RecordState::Wrong, RecordState::Absent]) {

@@ -19,10 +19,11 @@ use crate::api::reasons::Reason;
 use crate::controller::apply::AppliedObjects;
 use crate::controller::build::material::{Dialback, Material, MaterialError, RouterSecret};
 use crate::controller::build::{DesiredObjects, RouterAddresses, Topology, all};
-use crate::controller::dereference::{EdgePod, ExistingObjects, KubeView, Secrets};
+use crate::controller::dereference::{EdgePod, ExistingObjects, KubeView};
 use crate::controller::effects::{ClusterResult, Effects, Records};
 use crate::controller::objects::ExistingObject;
 use crate::controller::pods::PodState;
+use crate::controller::references::Secrets;
 use crate::controller::testing::{spec_with, validated};
 use crate::controller::validate::ValidSpec;
 use xmpp_federation_imp::clock::{Clock as _, SystemClock};
@@ -105,7 +106,6 @@ pub fn world(path: &str, value: Value) -> World {
     };
     let state = PodState {
         name: "coluc-edge-0".to_owned(),
-        namespace: "federation".to_owned(),
         uid: "pod-1".to_owned(),
         instance: "coluc".to_owned(),
         controller: "coluc-edge".to_owned(),
@@ -159,7 +159,11 @@ pub fn verdict(world: &World, kind: Type) -> Verdict {
     let effects = Effects {
         clusters: results,
         pending: Vec::new(),
-        records: Records::default(),
+        records: Records {
+            own_seen: true,
+            partners_seen: true,
+            ..Records::default()
+        },
         routers: RouterAddresses::new(),
         addresses: world.addresses.clone(),
         notes: Vec::new(),

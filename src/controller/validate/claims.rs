@@ -15,7 +15,11 @@ pub struct Claim {
     pub component_ids: Vec<String>,
 }
 
-pub(super) fn used_twice(hosted: &[Domain], ids: &[ComponentId], claims: &[Claim]) -> Result<(), Refusal> {
+pub(super) fn used_twice<'a>(
+    hosted: &[Domain],
+    ids: &[ComponentId],
+    claims: impl IntoIterator<Item = &'a Claim>,
+) -> Result<(), Refusal> {
     for claim in claims {
         if let Some(domain) = hosted.iter().find(|d| claim.domains.iter().any(|c| c == d.as_str())) {
             return Err(Refusal::UsedTwice(format!(

@@ -146,11 +146,11 @@ const AN_ADDRESS: &str = "an IP address such as 192.0.2.10 or 2001:db8::10";
 const A_NETWORK: &str = "a network such as 192.0.2.0/24 or 2001:db8::/32";
 
 /// Checks a spec against itself, this release and the claims of others.
-pub fn run(
+pub fn run<'a>(
     owner: Owner,
     spec: &XmppFederationSpec,
     settings: &Settings,
-    claims: &[Claim],
+    claims: impl IntoIterator<Item = &'a Claim>,
 ) -> Result<ValidSpec, Refusal> {
     let mut problems = Problems(later::refused(spec));
     let domains = problems.domains("spec.domains", &spec.domains);
