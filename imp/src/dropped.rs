@@ -1,10 +1,13 @@
 //! Clusters that a resource has rows in, or a claim on, and that no entry of its spec leads to any
 //! more. The ledger keeps how they were reached, so that their rows can be removed as in a deletion.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 
 use super::driver::Manager;
 use super::machine::rows_left;
+use crate::ledger::file::LedgerFile;
 use crate::records::{ActionKind, ActionRecord, Outcome};
 use crate::store::StoreError;
 
@@ -30,13 +33,22 @@ impl Manager {
     /// # Errors
     /// The ledgers cannot be read.
     pub async fn left_by(&self, owner_uid: &str, publishers: &[String]) -> Result<Vec<DroppedRecord>, StoreError> {
-        let files = self.ledgers().all().await?;
+        let dropped = |files: &BTreeMap<String, LedgerFile>| self.dropped_in(files, owner_uid, publishers);
+        self.ledgers().in_all(dropped).await
+    }
+
+    fn dropped_in(
+        &self,
+        files: &BTreeMap<String, LedgerFile>,
+        owner_uid: &str,
+        publishers: &[String],
+    ) -> Vec<DroppedRecord> {
         // Until this process has reached a name, every cluster that it ever led to may be meant.
         let known = |publisher: &String| {
             if let Some(pkid) = self.pkid_of(publisher) {
                 return vec![pkid];
             }
-            let had_it = files.iter().filter(|file| file.ledger.known_as.contains(publisher));
+            let had_it = files.values().filter(|file| file.ledger.known_as.contains(publisher));
             had_it.map(|file| file.ledger.publisher.clone()).collect()
         };
         let wanted: Vec<Vec<String>> = publishers.iter().map(known).collect();
@@ -44,8 +56,8 @@ impl Manager {
             .iter()
             .zip(&wanted)
             .find_map(|(name, pkids)| pkids.is_empty().then(|| name.clone()));
-        Ok(files
-            .iter()
+        files
+            .values()
             .map(|file| &file.ledger)
             .filter(|ledger| ledger.owner.as_ref().is_some_and(|o| o.uid == owner_uid))
             .filter(|ledger| !wanted.iter().flatten().any(|pkid| *pkid == ledger.publisher))
@@ -60,7 +72,7 @@ impl Manager {
                 rows: rows_left(ledger, None),
                 unclear: unclear.clone(),
             })
-            .collect())
+            .collect()
     }
 
     /// Gives a cluster up: the claim on it ends, and its rows stay as they are. They stay in the

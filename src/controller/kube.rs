@@ -1,7 +1,6 @@
 //! Calls to the Kubernetes API: each bounded in time, objects as JSON.
 
 use std::future::Future;
-use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service, ServiceAccount};
@@ -11,39 +10,20 @@ use kube::Client;
 use kube::api::{Api, ApiResource, DynamicObject};
 
 use crate::api::XmppFederation;
-
-/// The client retries 429, 503 and 504 by itself for minutes; no reconcile waits that long.
-const TIMEOUT: Duration = Duration::from_secs(20);
+use crate::runtime::api_error::{ApiError, bounded};
 
 /// A call that failed.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The API server's answer.
-    #[error("{what}: {}", answer(source))]
-    Api { what: String, source: Box<kube::Error> },
-    /// No answer.
-    #[error("{what}: no answer from the Kubernetes API within 20 s")]
-    Timeout { what: String },
+#[error("{what}: {source}")]
+pub struct Error {
+    what: String,
+    pub source: Box<ApiError>,
 }
 
 impl Error {
     /// HTTP status of the answer, if there was one.
     pub fn code(&self) -> Option<u16> {
-        match self {
-            Self::Api { source, .. } => match source.as_ref() {
-                kube::Error::Api(status) => Some(status.code),
-                _ => None,
-            },
-            Self::Timeout { .. } => None,
-        }
-    }
-}
-
-/// The API server's own sentence, or the client's.
-fn answer(error: &kube::Error) -> String {
-    match error {
-        kube::Error::Api(status) => status.message.clone(),
-        other => other.to_string(),
+        self.source.code()
     }
 }
 
@@ -52,14 +32,11 @@ pub async fn call<T>(
     what: impl FnOnce() -> String,
     call: impl Future<Output = Result<T, kube::Error>>,
 ) -> Result<T, Error> {
-    match tokio::time::timeout(TIMEOUT, call).await {
-        Ok(Ok(answer)) => Ok(answer),
-        Ok(Err(source)) => Err(Error::Api {
-            what: what(),
-            source: Box::new(source),
-        }),
-        Err(_) => Err(Error::Timeout { what: what() }),
-    }
+    let named = |source| Error {
+        what: what(),
+        source: Box::new(source),
+    };
+    bounded(call).await.map_err(named)
 }
 
 /// The kinds of objects that a resource owns.

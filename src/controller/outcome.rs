@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::kube::Error as KubeError;
+use crate::runtime::api_error::ApiError;
 
 /// When a resource is reconciled again.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,8 +36,10 @@ impl Error {
     /// Bounded word for metrics and back-off.
     pub const fn category(&self) -> &'static str {
         match self {
-            Self::Kube(KubeError::Api { .. }) => "api",
-            Self::Kube(KubeError::Timeout { .. }) => "timeout",
+            Self::Kube(error) => match *error.source {
+                ApiError::Failed(_) => "api",
+                ApiError::Timeout => "timeout",
+            },
             Self::Nameless => "nameless",
         }
     }

@@ -118,13 +118,11 @@ impl Queue {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use super::*;
+    use crate::controller::testing::owner;
     use tokio::time::timeout;
 
     fn name(name: &str) -> ObjectName {
-        ObjectName {
-            namespace: "federation".to_owned(),
-            name: name.to_owned(),
-        }
+        owner().sibling(name)
     }
 
     /// What is due at that second, by name.

@@ -286,13 +286,11 @@ async fn read(client: &Client, kind: Kind, name: &ObjectName) -> Result<Option<D
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use super::*;
+    use crate::controller::testing::owner;
     use rstest::rstest;
 
     fn name(name: &str) -> ObjectName {
-        ObjectName {
-            namespace: "federation".to_owned(),
-            name: name.to_owned(),
-        }
+        owner().sibling(name)
     }
 
     fn reference(of: &str) -> Reference {

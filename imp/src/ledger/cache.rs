@@ -66,8 +66,8 @@ impl LedgerCache {
         result
     }
 
-    /// All that exist.
-    pub async fn all(&self) -> Result<Vec<LedgerFile>, StoreError> {
+    /// Reads in all that exist, by publisher.
+    pub async fn in_all<R>(&self, read: impl FnOnce(&BTreeMap<String, LedgerFile>) -> R) -> Result<R, StoreError> {
         if !self.files.lock().complete {
             for name in self.store.names().await? {
                 if let Some(publisher) = publisher_of(&name) {
@@ -76,13 +76,16 @@ impl LedgerCache {
             }
             self.files.lock().complete = true;
         }
-        Ok(self.files.lock().by_publisher.values().cloned().collect())
+        Ok(read(&self.files.lock().by_publisher))
     }
 
     /// The one of that resource for which this holds.
     pub async fn of_owner(&self, uid: &str, is_it: impl Fn(&Ledger) -> bool) -> Result<Option<LedgerFile>, StoreError> {
         let ours = |ledger: &Ledger| ledger.owner.as_ref().is_some_and(|owner| owner.uid == uid);
-        let mut files = self.all().await?.into_iter();
-        Ok(files.find(|file| ours(&file.ledger) && is_it(&file.ledger)))
+        self.in_all(|files| {
+            let mut files = files.values();
+            files.find(|file| ours(&file.ledger) && is_it(&file.ledger)).cloned()
+        })
+        .await
     }
 }
