@@ -28,6 +28,8 @@ pub struct Report {
     pub table: Option<String>,
     /// The IM&P nodes, publisher first; empty while the list was never read.
     pub nodes: Vec<NodeReport>,
+    /// Names of the nodes that the ledger knows, publisher first: where routers are while the list was never read.
+    pub recorded_nodes: Vec<String>,
     /// Our rows, as they were last read back.
     pub registrations: Vec<Registration>,
     /// One entry per desired slot, in slot order.

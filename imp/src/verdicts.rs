@@ -55,6 +55,7 @@ impl ReportInput<'_> {
             axl_version: self.axl_version.map(|version| version.to_string()),
             table: self.seen.table.map(|table| table.to_string()),
             nodes: self.nodes(),
+            recorded_nodes: ours.map_or_else(Vec::new, Ledger::node_names),
             registrations: registrations(ours),
             slots: self
                 .desired
@@ -352,10 +353,7 @@ impl ReportInput<'_> {
     fn node_names(&self) -> Vec<String> {
         let seen = self.seen.node_list();
         if seen.is_empty() {
-            self.ledger.map_or_else(Vec::new, |ledger| {
-                let listed = ledger.nodes.iter().filter(|(_, record)| !record.gone);
-                listed.map(|(name, _)| name.clone()).collect()
-            })
+            self.ledger.map_or_else(Vec::new, Ledger::node_names)
         } else {
             seen.iter().map(|node| node.name.clone()).collect()
         }

@@ -132,12 +132,12 @@ pub async fn run(
     for (kind, name, wanted, found) in [
         (Kind::Secret, owner.certificate(), state(certificate), &live.certificate),
         (Kind::Secret, owner.router(), state(router), &live.router),
-        (Kind::ConfigMap, edge.clone(), present(config), &live.config),
+        (Kind::ConfigMap, edge.clone(), state(config), &live.config),
         (Kind::ServiceAccount, edge.clone(), present(account), &live.account),
         (Kind::Service, owner.pods(), present(pods_service), &live.pods_service),
         (Kind::Service, edge.clone(), present(service), &live.service),
         (Kind::PodDisruptionBudget, edge.clone(), present(budget), &live.budget),
-        (Kind::NetworkPolicy, edge.clone(), present(policy), &live.policy),
+        (Kind::NetworkPolicy, edge.clone(), state(policy), &live.policy),
         (Kind::StatefulSet, edge, state(stateful_set), &live.stateful_set),
     ] {
         let found = found.as_ref();
@@ -359,8 +359,12 @@ pub async fn notify_pods(
     let DesiredObjects {
         mounted_hash: hash,
         config_hash,
+        config,
         ..
     } = desired;
+    if matches!(config, DesiredObject::Unchanged) {
+        return None;
+    }
     let api: Api<Pod> = Api::namespaced(env.client.clone(), &owner.namespace);
     let mut told = sent.with(&owner.uid, |sent| std::mem::take(&mut sent.told));
     told.retain(|uid, _| pods.iter().any(|pod| pod.uid == *uid));

@@ -124,6 +124,11 @@ impl ApiServer {
         self.0.lock().unwrap().remove(path);
     }
 
+    /// Changes from now on, each with the path of its object.
+    pub fn changes(&self) -> broadcast::Receiver<(String, Value)> {
+        self.0.lock().unwrap().changes.subscribe()
+    }
+
     /// The paths of all objects.
     pub fn paths(&self) -> Vec<String> {
         self.0.lock().unwrap().objects.keys().cloned().collect()

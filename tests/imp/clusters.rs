@@ -164,10 +164,15 @@ impl World {
         Self { api, operator, dns }
     }
 
-    /// The process ends and another one starts.
-    async fn restart(&mut self) {
+    /// The process ends.
+    async fn stop(&mut self) {
         self.operator.task.abort();
         let _ = (&mut self.operator.task).await;
+    }
+
+    /// The process ends and another one starts.
+    async fn restart(&mut self) {
+        self.stop().await;
         self.operator = Operator::start(&self.api);
     }
 
@@ -580,4 +585,43 @@ async fn a_cluster_in_the_second_entry_of_another_resource_is_taken() {
         })
         .await;
     assert_eq!((rows(&second), restarts(&second)), (1, 2));
+}
+
+/// Nodes in the edge's configuration.
+fn endpoints(config: &Value) -> Vec<String> {
+    let text = config["data"]["edge.yaml"].as_str().unwrap();
+    let lines = text.lines().map(str::trim);
+    let addresses = lines.filter_map(|line| line.strip_prefix("address: "));
+    addresses.map(|address| address.trim_matches('\'').to_owned()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operator_that_starts_without_a_configuration_and_without_im_and_presence_takes_nodes_from_the_ledger() {
+    const CONFIG: &str = "/api/v1/namespaces/federation/configmaps/coluc-edge";
+    let mut world = World::new().await;
+    let sim = cluster("main").await;
+    world.resource("coluc", "coluc.com", &[of(&sim, "main", "Automatic")]);
+    let linked = |config: Option<Value>| config.is_some_and(|config| endpoints(&config) == ["127.0.0.1:7400"]);
+    world
+        .until("coluc", "in sync with its link", |seen| {
+            seen.is_some_and(|seen| seen.in_sync("main")) && linked(world.api.get(CONFIG))
+        })
+        .await;
+    world.stop().await;
+    drop(sim);
+    world.api.delete(CONFIG);
+    let mut changes = world.api.changes();
+    world.operator = Operator::start(&world.api);
+    world
+        .until("coluc", "linked again", |_| world.api.get(CONFIG).is_some())
+        .await;
+    world
+        .until("coluc", "told that AXL is down", |seen| {
+            seen.is_some_and(|seen| seen.condition("AxlAuthenticated").1.contains("no connection"))
+        })
+        .await;
+    assert!(linked(world.api.get(CONFIG)));
+    while let Ok((path, change)) = changes.try_recv() {
+        assert!(path != CONFIG || endpoints(&change["object"]).len() == 1, "{change}");
+    }
 }

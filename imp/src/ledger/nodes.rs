@@ -112,6 +112,14 @@ impl NodeRecord {
 }
 
 impl Ledger {
+    /// The nodes that the list named when it was read last, in its order: publisher first.
+    pub fn node_names(&self) -> Vec<String> {
+        let listed = self.nodes.iter().filter(|(_, record)| !record.gone);
+        let is_publisher = |record: &NodeRecord| record.pkid.is_some_and(|pkid| pkid.to_string() == self.publisher);
+        let (first, others): (Vec<_>, Vec<_>) = listed.partition(|(_, record)| is_publisher(record));
+        first.into_iter().chain(others).map(|(name, _)| name.clone()).collect()
+    }
+
     /// What is kept under nodes' names goes with the nodes; an up time under a name that another
     /// machine has now proves nothing.
     fn rename(&mut self, names: &BTreeMap<String, String>, changed: &BTreeSet<String>) {

@@ -35,12 +35,12 @@ pub struct DesiredObjects {
     /// The leaf of our own authority; `None`: a brought one is used.
     pub certificate: DesiredObject<Secret>,
     pub router: DesiredObject<Secret>,
-    pub config: ConfigMap,
+    pub config: DesiredObject<ConfigMap>,
     pub account: ServiceAccount,
     pub pods_service: Service,
     pub service: Service,
     pub budget: PodDisruptionBudget,
-    pub policy: NetworkPolicy,
+    pub policy: DesiredObject<NetworkPolicy>,
     /// The pods' controller; kept as it is while something that pods mount is missing.
     pub stateful_set: DesiredObject<StatefulSet>,
     /// SHA-256 of the configuration file that pods should load.
@@ -66,6 +66,8 @@ pub struct Topology {
     pub routers: RouterAddresses,
     /// Pods that may run now.
     pub pods: u16,
+    /// Pods may have links, and nothing tells yet to where: what leads to routers stays as it is.
+    pub unsure: bool,
 }
 
 /// Everything that a resource needs.
@@ -99,17 +101,26 @@ pub fn all(valid: &ValidSpec, material: &Material, topology: &Topology) -> Resul
         && material.certificate.is_ok()
         && material.others.is_ok()
         && (material.no_router_secret().is_none() || !valid.active);
+    let (config, policy) = if topology.unsure {
+        (DesiredObject::Unchanged, DesiredObject::Unchanged)
+    } else {
+        let config = config::config_map(valid, text);
+        (
+            DesiredObject::Present(config),
+            DesiredObject::Present(policy::policy(valid, &links)),
+        )
+    };
     Ok(DesiredObjects {
         dialback: secrets::dialback(valid, material),
         authority: secrets::authority(valid, material),
         certificate: secrets::certificate(valid, material),
         router: secrets::router(valid, material),
-        config: config::config_map(valid, text),
+        config,
         account: services::account(valid),
         pods_service: services::headless(valid),
         service: services::public(valid),
         budget: budget::budget(valid),
-        policy: policy::policy(valid, &links),
+        policy,
         stateful_set: if mountable {
             DesiredObject::Present(stateful_set::stateful_set(valid, topology.pods))
         } else {

@@ -154,6 +154,7 @@ mod tests {
         let topology = Topology {
             routers: RouterAddresses::from([("main".to_owned(), nodes("a")), ("second".to_owned(), nodes("b"))]),
             pods: 1,
+            unsure: false,
         };
         let desired = all(&valid, &material, &topology).unwrap();
         match (copied, &desired.router) {
@@ -170,7 +171,10 @@ mod tests {
                 );
             }
         }
-        let text = desired.config.data.as_ref().unwrap().get("edge.yaml").unwrap();
+        let DesiredObject::Present(config) = &desired.config else {
+            panic!("no configuration");
+        };
+        let text = config.data.as_ref().unwrap().get("edge.yaml").unwrap();
         let config = xmpp_federation_core::edge_config::EdgeConfig::from_yaml(text).unwrap();
         let with_links: Vec<&str> = config
             .routers

@@ -128,6 +128,7 @@ fn the_objects_are_the_committed_ones(#[case] name: &str, #[case] spec: Value) {
             ("second".to_owned(), nodes("cups2.example.net", "fd00::10")),
         ]),
         pods: 2,
+        unsure: false,
     };
     let built: Vec<Value> = objects(&all(&valid, &material(&valid), &topology).unwrap());
     let file = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("src/controller/build/golden/{name}.jsonl"));
@@ -167,12 +168,12 @@ fn objects(desired: &DesiredObjects) -> Vec<Value> {
         json!(authority),
         wanted(certificate),
         wanted(router),
-        json!(config),
+        wanted(config),
         json!(account),
         json!(pods_service),
         json!(service),
         json!(budget),
-        json!(policy),
+        wanted(policy),
         wanted(stateful_set),
         json!(mounted_hash),
     ]

@@ -57,6 +57,13 @@ pub struct ClusterResult {
     pub failing: bool,
 }
 
+impl ClusterResult {
+    /// Whether this process has not looked at it yet.
+    fn is_unseen(&self) -> bool {
+        matches!(&self.report, Err(why) if why.reason == Reason::NotLookedYet)
+    }
+}
+
 /// How the step ends.
 pub enum Outcome {
     /// The finalizer was added first: the reconcile starts again.
@@ -82,9 +89,7 @@ pub struct Effects {
 impl Effects {
     /// Whether something was not looked at yet by this process.
     pub fn is_incomplete(&self) -> bool {
-        let unseen =
-            |cluster: &ClusterResult| matches!(&cluster.report, Err(why) if why.reason == Reason::NotLookedYet);
-        self.clusters.iter().any(unseen) || self.records.is_incomplete()
+        self.clusters.iter().any(ClusterResult::is_unseen) || self.records.is_incomplete()
     }
 
     /// Whether all was read for what is wanted now.
@@ -202,14 +207,23 @@ fn addresses_of_routers(
         let before = known.get(entry);
         let addresses = match &result.report {
             Ok(report) if report.barred => NodeAddresses::new(),
-            Ok(report) if !report.nodes.is_empty() => {
-                router_addresses(env, &valid.owner, cluster, &report.nodes, before)
-            }
-            _ => before.cloned().unwrap_or_default(),
+            Ok(report) => router_addresses(env, &valid.owner, cluster, &nodes_of(report, before), before),
+            Err(_) => before.cloned().unwrap_or_default(),
         };
         routers.insert(entry.clone(), addresses);
     }
     routers
+}
+
+/// The nodes of a cluster: as it lists them; until then those in use, and where none is, those of the ledger.
+fn nodes_of(report: &Report, in_use: Option<&NodeAddresses>) -> Vec<String> {
+    if !report.nodes.is_empty() {
+        return report.nodes.iter().map(|node| node.name.clone()).collect();
+    }
+    match in_use.filter(|nodes| !nodes.is_empty()) {
+        Some(nodes) => nodes.iter().map(|(name, _)| name.clone()).collect(),
+        None => report.recorded_nodes.clone(),
+    }
 }
 
 /// The place of an entry among the others.

@@ -10,7 +10,7 @@ use crate::controller::names::Owner;
 use crate::controller::objects::Content;
 use crate::controller::questions::RoutersQuestion;
 use crate::controller::validate::ImpCluster;
-use xmpp_federation_imp::report::NodeReport;
+use xmpp_federation_core::edge_config::HostPort;
 
 /// A resolver that says nothing is not waited for longer.
 const DNS_TIMEOUT: Duration = Duration::from_secs(10);
@@ -23,12 +23,12 @@ pub fn router_addresses(
     env: &Environment,
     owner: &Owner,
     imp: &ImpCluster,
-    nodes: &[NodeReport],
+    nodes: &[String],
     known: Option<&NodeAddresses>,
 ) -> NodeAddresses {
     let before = |name: &str| known.into_iter().flatten().find(|(known, _)| known == name);
     let question = RoutersQuestion {
-        nodes: nodes.iter().map(|node| node.name.clone()).collect(),
+        nodes: nodes.to_vec(),
         given: imp.addresses.iter().cloned().collect(),
     };
     let used = |name: &str| before(name).map(|(_, address)| address.clone());
@@ -53,10 +53,7 @@ pub fn router_addresses(
             .or_else(|| used(name))
             .unwrap_or_else(|| name.to_owned())
     };
-    nodes
-        .iter()
-        .map(|node| (node.name.clone(), address(&node.name)))
-        .collect()
+    nodes.iter().map(|node| (node.clone(), address(node))).collect()
 }
 
 /// Nodes with the address that was used before; they come back with today's.
@@ -86,10 +83,25 @@ async fn resolve(host: &str, known: Option<&str>) -> Option<String> {
     addresses.first().map(ToString::to_string)
 }
 
-/// Addresses in a configuration that was written earlier, for an operator that has just started.
-pub fn addresses_written(view: &KubeView) -> RouterAddresses {
+/// Addresses in use, for an operator that has just started: those in the configuration that was written earlier,
+/// and where that is gone, those that pods dial.
+pub fn addresses_in_use(view: &KubeView) -> RouterAddresses {
     match view.existing.config.as_ref().map(|config| &config.content) {
         Some(Content::ConfigMap(routers)) => routers.clone(),
-        _ => RouterAddresses::new(),
+        _ => addresses_dialled(view),
     }
+}
+
+fn addresses_dialled(view: &KubeView) -> RouterAddresses {
+    let mut routers = RouterAddresses::new();
+    let statuses = view.pods.iter().filter_map(|pod| pod.status.as_ref().ok());
+    for link in statuses.flat_map(|status| &status.links) {
+        let nodes: &mut NodeAddresses = routers.entry(link.router.clone()).or_default();
+        if !nodes.iter().any(|(node, _)| *node == link.node)
+            && let Ok(address) = link.address.parse::<HostPort>()
+        {
+            nodes.push((link.node.clone(), address.host));
+        }
+    }
+    routers
 }

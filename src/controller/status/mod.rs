@@ -16,7 +16,7 @@ mod partners;
 mod records;
 mod symptom;
 #[cfg(test)]
-mod testing;
+pub(super) mod testing;
 
 use jiff::Timestamp;
 use xmpp_federation_core::edge_status::EdgeStatus;

@@ -88,6 +88,7 @@ pub fn world(path: &str, value: Value) -> World {
         &Topology {
             routers: RouterAddresses::new(),
             pods: 1,
+            unsure: false,
         },
     )
     .unwrap();
@@ -207,6 +208,7 @@ pub fn report(registered: bool, in_sync: bool, routers: imp::Verdict) -> Report 
             in_sync,
             pending_restart: None,
         }],
+        recorded_nodes: Vec::new(),
         registrations: Vec::new(),
         slots: vec![imp::SlotReport {
             component_id: id,
