@@ -51,8 +51,7 @@ pub enum ApplyError {
 #[derive(Debug, Default)]
 pub struct SentObjects {
     objects: HashMap<(Kind, String), (String, [u8; 32])>,
-    /// Pods that were told of a configuration, by UID.
-    told: HashMap<String, Turn>,
+    told: NotifiedPods,
 }
 
 /// An object that was written.
@@ -367,32 +366,10 @@ pub async fn notify_pods(
     }
     let api: Api<Pod> = Api::namespaced(env.client.clone(), &owner.namespace);
     let mut told = sent.with(&owner.uid, |sent| std::mem::take(&mut sent.told));
-    told.retain(|uid, _| pods.iter().any(|pod| pod.uid == *uid));
-    let mut again = Vec::new();
+    told.0
+        .retain(|uid, _| pods.iter().any(|pod| pod.uid == *uid && !pod.stopping));
     for pod in pods.iter().filter(|pod| !pod.stopping) {
-        let mut parts = pod.notified.as_deref().unwrap_or_default().split('.');
-        let current = parts.next() == Some(hash.as_str());
-        let stale = pod.status.as_ref().is_ok_and(|status| {
-            let refused = status.rejected.as_ref().is_some_and(|r| r.config_hash == *config_hash);
-            status.config_hash != *config_hash && !refused
-        });
-        let (value, turn) = if !current {
-            (hash.to_owned(), Turn::now(0))
-        } else if stale {
-            // It missed it: the kubelet may have refreshed the volume from an older object, or cannot. Another
-            // value of the annotation wakes it again.
-            let turn = *told.entry(pod.uid.clone()).or_insert_with(|| Turn::now(0));
-            if !turn.left().is_zero() {
-                again.push(turn.left());
-                continue;
-            }
-            let count: u32 = parts.next().and_then(|n| n.parse().ok()).unwrap_or(0);
-            (
-                format!("{hash}.{}", (count + 1) % 1000),
-                Turn::now(turn.times.saturating_add(1)),
-            )
-        } else {
-            told.remove(&pod.uid);
+        let Some((value, turn)) = told.next(pod, hash, config_hash, Instant::now()) else {
             continue;
         };
         let patch = json!({"metadata": {"uid": pod.uid, "annotations": {CONFIG_HASH: value}}});
@@ -400,15 +377,49 @@ pub async fn notify_pods(
         let params = PatchParams::default();
         match call(what, api.patch_metadata(&pod.name, &params, &Patch::Merge(&patch))).await {
             // Gone or replaced meanwhile: its successor reads the new configuration anyway.
-            Err(error) if matches!(error.code(), Some(404 | 409)) => continue,
+            Err(error) if matches!(error.code(), Some(404 | 409)) => {
+                told.0.remove(&pod.uid);
+                continue;
+            }
             Err(error) => failed.push(error.into()),
             Ok(_) => {}
         }
-        again.push(turn.left());
-        told.insert(pod.uid.clone(), turn);
+        told.0.insert(pod.uid.clone(), turn);
     }
+    let again = told.0.values().map(|turn| turn.left(Instant::now())).min();
     sent.with(&owner.uid, |sent| sent.told = told);
-    again.into_iter().min()
+    again
+}
+
+/// Pods that were told of a configuration and have not loaded it, by UID.
+#[derive(Debug, Default)]
+struct NotifiedPods(HashMap<String, Turn>);
+
+impl NotifiedPods {
+    /// The annotation that the pod needs now, and the turn that it is then in; `None`: nothing is due.
+    fn next(&mut self, pod: &EdgePod, hash: &str, config_hash: &str, now: Instant) -> Option<(String, Turn)> {
+        let mut parts = pod.notified.as_deref().unwrap_or_default().split('.');
+        if parts.next() != Some(hash) {
+            return Some((hash.to_owned(), Turn { at: now, times: 0 }));
+        }
+        let stale = pod.status.as_ref().is_ok_and(|status| {
+            let refused = status.rejected.as_ref().is_some_and(|r| r.config_hash == *config_hash);
+            status.config_hash != *config_hash && !refused
+        });
+        if !stale {
+            self.0.remove(&pod.uid);
+            return None;
+        }
+        // It missed it: the kubelet may have refreshed the volume from an older object, or cannot. Another
+        // value of the annotation wakes it again.
+        let turn = self.0.entry(pod.uid.clone()).or_insert(Turn { at: now, times: 0 });
+        if !turn.left(now).is_zero() {
+            return None;
+        }
+        let count: u32 = parts.next().and_then(|n| n.parse().ok()).unwrap_or(0);
+        let times = turn.times.saturating_add(1);
+        Some((format!("{hash}.{}", (count + 1) % 1000), Turn { at: now, times }))
+    }
 }
 
 /// When a pod was told, and how often.
@@ -420,13 +431,8 @@ struct Turn {
 }
 
 impl Turn {
-    fn now(times: u32) -> Self {
-        let at = Instant::now();
-        Self { at, times }
-    }
-
-    fn left(self) -> Duration {
-        doubled(TELL_AGAIN, self.times, TELL_SELDOM).saturating_sub(self.at.elapsed())
+    fn left(self, now: Instant) -> Duration {
+        doubled(TELL_AGAIN, self.times, TELL_SELDOM).saturating_sub(now.duration_since(self.at))
     }
 }
 
@@ -438,5 +444,80 @@ fn merge(into: &mut Value, from: Value) {
             }
         }
         (into, from) => *into = from,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+    use crate::controller::pods::PodState;
+    use crate::controller::status::testing::world;
+
+    /// One pod and the time; the annotation is written as it is asked for.
+    struct Bench {
+        told: NotifiedPods,
+        pod: EdgePod,
+        now: Instant,
+        writes: Vec<u64>,
+    }
+
+    impl Bench {
+        fn new() -> Self {
+            Self {
+                told: NotifiedPods::default(),
+                pod: world("", Value::Null).pods.remove(0),
+                now: Instant::now(),
+                writes: Vec::new(),
+            }
+        }
+
+        /// A reconcile in each 100 ms of that time; when the pod was written, in ms from its start.
+        fn run(&mut self, hash: &str, config_hash: &str, time: Duration) -> Vec<u64> {
+            let start = self.now;
+            self.writes.clear();
+            while self.now < start + time {
+                if let Some((value, turn)) = self.told.next(&self.pod, hash, config_hash, self.now) {
+                    let mut pod = PodState::clone(&self.pod.pod);
+                    pod.notified = Some(value);
+                    self.pod.pod = Arc::new(pod);
+                    self.told.0.insert(self.pod.uid.clone(), turn);
+                    let at = self.now.duration_since(start).as_millis();
+                    self.writes.push(u64::try_from(at).unwrap());
+                }
+                self.now += Duration::from_millis(100);
+            }
+            std::mem::take(&mut self.writes)
+        }
+    }
+
+    #[test]
+    fn a_pod_that_cannot_load_a_configuration_is_told_ever_later_and_of_another_one_at_once() {
+        let mut bench = Bench::new();
+        let hour = Duration::from_hours(1);
+        let writes = bench.run("mounted", "wanted", hour);
+        assert_eq!(writes.get(..6).unwrap(), [0, 500, 1500, 3500, 7500, 15_500]);
+        let pauses: Vec<u64> = writes
+            .windows(2)
+            .map(|pair| pair.last().unwrap() - pair.first().unwrap())
+            .collect();
+        assert!(pauses.iter().all(|pause| *pause <= 300_000), "{pauses:?}");
+        assert!((18..=24).contains(&writes.len()), "{}", writes.len());
+        // Something else that it mounts: at once, and from the shortest pause again.
+        assert_eq!(bench.run("other", "wanted", Duration::from_secs(1)), [0, 500]);
+    }
+
+    #[test]
+    fn a_pod_that_loaded_its_configuration_or_refuses_it_is_not_told_again() {
+        let mut bench = Bench::new();
+        let loaded = bench.pod.status.as_ref().unwrap().config_hash.clone();
+        assert_eq!(bench.run("mounted", &loaded, Duration::from_hours(1)), [0]);
+        assert!(bench.told.0.is_empty());
+        let status = bench.pod.status.as_mut().unwrap();
+        status.rejected = Some(xmpp_federation_core::edge_status::RejectedConfig {
+            config_hash: "wanted".to_owned(),
+            reason: "line 3".to_owned(),
+        });
+        assert_eq!(bench.run("mounted", "wanted", Duration::from_hours(1)), [0_u64; 0]);
     }
 }
