@@ -28,13 +28,17 @@ pub async fn finish(
 ) -> Result<(), Error> {
     let previous = object.status.clone().unwrap_or_default();
     let status = status.bounded();
+    let now = Timestamp::now();
     let mut written = Ok(());
     if status != previous {
         written = write_status(env, &object.metadata, &status).await;
         if written.is_ok() {
-            notes.extend(events::changes(&previous.conditions, &status.conditions));
+            notes.extend(events::changes(&previous.conditions, &status.conditions, now));
         }
     }
+    let uid = object.metadata.uid.as_deref().unwrap_or_default();
+    let overdue = env.events.overdue(uid, &status.conditions, now).into_iter();
+    notes.extend(overdue.filter(|note| !notes.contains(note)).collect::<Vec<_>>());
     // What was done is told also where the status cannot be written.
     env.events.publish(object, &notes).await;
     written

@@ -1,7 +1,7 @@
 //! Events (events.k8s.io/v1). The first occurrence of a note is an object. A repetition is counted in the series of
 //! that object, as client-go does, so a condition that flaps neither fills the namespace nor the API server.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use k8s_openapi::api::events::v1::Event;
@@ -158,6 +158,8 @@ pub struct Recorder {
     /// Name of this pod.
     instance: String,
     told: Mutex<HashMap<String, Told>>,
+    /// Types of conditions that are on the way to True, by UID of their resource.
+    waiting: Mutex<HashMap<String, BTreeSet<String>>>,
 }
 
 impl Recorder {
@@ -167,12 +169,30 @@ impl Recorder {
             client,
             instance,
             told: Mutex::default(),
+            waiting: Mutex::default(),
         }
     }
 
     /// Forgets a resource that is gone.
     pub fn forget(&self, uid: &str) {
         self.told.lock().remove(uid);
+        self.waiting.lock().remove(uid);
+    }
+
+    /// Notes about conditions that this process saw on the way to True, and that are not True after [`PATIENCE`].
+    pub fn overdue(&self, uid: &str, conditions: &[Condition], now: Timestamp) -> Vec<Note> {
+        let mut waiting = self.waiting.lock();
+        let begun = waiting.remove(uid).unwrap_or_default();
+        let (young, old): (Vec<_>, Vec<_>) = conditions
+            .iter()
+            .filter(|condition| is_passing(condition) && condition.type_ != "Ready")
+            .partition(|condition| is_young(condition, now));
+        if !young.is_empty() {
+            let types = young.iter().map(|condition| condition.type_.clone());
+            waiting.insert(uid.to_owned(), types.collect());
+        }
+        let overdue = old.into_iter().filter(|condition| begun.contains(&condition.type_));
+        overdue.map(note_of).collect()
     }
 
     /// Writes notes; a failure is logged only, as no event is worth a failed reconcile. Without notes, series are
@@ -258,21 +278,25 @@ impl Recorder {
     }
 }
 
-/// Reasons of conditions that are False for a while after a resource is created, with nothing wrong.
-const EXPECTED_AT_FIRST: &[&str] = &[
+/// Reasons of conditions that are False as long as they have to be, with nothing wrong.
+const EXPECTED: &[&str] = &[
     Reason::InProgress.as_str(),
     Reason::NotLookedYet.as_str(),
     Reason::Prepared.as_str(),
     Reason::Deleting.as_str(),
+    ImpReason::NotTried.as_str(),
+    ImpReason::Prepared.as_str(),
+];
+
+/// Reasons of conditions that are False for a while on the way to True, …
+const PASSING: &[&str] = &[
     Reason::NoPods.as_str(),
     Reason::PodsNotReady.as_str(),
     Reason::PodsReplaced.as_str(),
     Reason::ConfigNotLoaded.as_str(),
     Reason::NoAddress.as_str(),
     Reason::LinksDown.as_str(),
-    ImpReason::NotTried.as_str(),
     ImpReason::Registering.as_str(),
-    ImpReason::Prepared.as_str(),
     ImpReason::Propagating.as_str(),
     ImpReason::Restarting.as_str(),
     ImpReason::WaitingForFirstLink.as_str(),
@@ -280,8 +304,19 @@ const EXPECTED_AT_FIRST: &[&str] = &[
     ImpReason::NotProven.as_str(),
 ];
 
+/// … and that are a failure after this.
+const PATIENCE: Duration = Duration::from_mins(2);
+
+fn is_passing(condition: &Condition) -> bool {
+    condition.status == "False" && PASSING.contains(&condition.reason.as_str())
+}
+
+fn is_young(condition: &Condition, now: Timestamp) -> bool {
+    elapsed(condition.last_transition_time.0, now) < PATIENCE
+}
+
 /// Notes about conditions whose status changed, and about those that fail at their first look.
-pub fn changes(before: &[Condition], after: &[Condition]) -> Vec<Note> {
+pub fn changes(before: &[Condition], after: &[Condition], now: Timestamp) -> Vec<Note> {
     after
         .iter()
         .filter(|new| !["Reconciling", "Paused"].contains(&new.type_.as_str()))
@@ -290,22 +325,23 @@ pub fn changes(before: &[Condition], after: &[Condition]) -> Vec<Note> {
             let same =
                 old.is_some_and(|old| old.status == new.status && (new.status == "True" || old.reason == new.reason));
             // Ready only sums up what another condition says.
-            let expected = new.type_ == "Ready" || EXPECTED_AT_FIRST.contains(&new.reason.as_str());
-            let begins = old.is_none() && new.status == "False" && expected;
-            if same || begins || new.status == "Unknown" {
-                return None;
-            }
-            Some(Note {
-                warning: (new.status == "False") != (new.type_ == "Stalled"),
-                reason: if new.status == "True" {
-                    new.type_.clone()
-                } else {
-                    new.reason.clone()
-                },
-                message: format!("{} is {}: {}", new.type_, new.status, new.message),
-            })
+            let waits = new.type_ == "Ready"
+                || EXPECTED.contains(&new.reason.as_str())
+                || (is_passing(new) && is_young(new, now));
+            let held = old.is_some_and(|old| old.status == "True");
+            let goes_on = new.status == "False" && waits && !held;
+            (!same && !goes_on && new.status != "Unknown").then(|| note_of(new))
         })
         .collect()
+}
+
+fn note_of(condition: &Condition) -> Note {
+    let Condition { type_, status, .. } = condition;
+    Note {
+        warning: (status == "False") != (type_ == "Stalled"),
+        reason: if status == "True" { type_ } else { &condition.reason }.clone(),
+        message: format!("{type_} is {status}: {}", condition.message),
+    }
 }
 
 #[cfg(test)]

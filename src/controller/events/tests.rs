@@ -43,9 +43,52 @@ fn the_first_look_at_a_failure_is_told(
     #[case] warning: Option<bool>,
 ) {
     let after = [condition(kind, status, reason)];
-    let notes = changes(&[], &after);
+    let notes = changes(&[], &after, at(1));
     assert_eq!(notes.first().map(|note| note.warning), warning, "{notes:?}");
-    assert_eq!(changes(&after, &after), []);
+    assert_eq!(changes(&after, &after, at(1)), []);
+}
+
+// Each look: second, status and reason of EdgeAvailable; what is told at it.
+#[rstest]
+#[case::pods_that_start(&[(0, "False", "NoPods", ""), (5, "False", "PodsNotReady", ""), (60, "True", "Available", "EdgeAvailable")])]
+#[case::pods_that_never_start(
+    &[(0, "False", "NoPods", ""), (5, "False", "PodsNotReady", ""), (200, "False", "PodsNotReady", "PodsNotReady"), (900, "False", "PodsNotReady", "")]
+)]
+#[case::another_cause_later(
+    &[(0, "False", "PodsNotReady", ""), (130, "False", "PodsNotReady", "PodsNotReady"), (140, "False", "NoAddress", "NoAddress"), (900, "False", "NoAddress", "")]
+)]
+#[case::a_loss(&[(0, "True", "Available", "EdgeAvailable"), (5, "False", "PodsNotReady", "PodsNotReady"), (300, "False", "PodsNotReady", "PodsNotReady")])]
+#[case::what_has_to_be(&[(0, "False", "Prepared", ""), (900, "False", "Prepared", "")])]
+#[case::a_failure_is_told_at_once(&[(0, "Unknown", "NotLookedYet", ""), (1, "False", "ConfigRejected", "ConfigRejected"), (900, "False", "ConfigRejected", "")])]
+#[tokio::test]
+async fn what_is_on_its_way_is_told_when_it_does_not_arrive(#[case] looks: &[(i64, &str, &str, &str)]) {
+    let (recorder, _, _) = recorder(false);
+    let mut before: Vec<Condition> = Vec::new();
+    for (second, status, reason, told) in looks {
+        let mut now = condition("EdgeAvailable", status, reason);
+        let old = before.first().filter(|old| old.status == *status);
+        now.last_transition_time.0 = old.map_or(at(*second), |old| old.last_transition_time.0);
+        let after = [now];
+        let mut notes = changes(&before, &after, at(*second));
+        let overdue = recorder.overdue("uid-1", &after, at(*second));
+        notes.extend(overdue);
+        notes.dedup();
+        let reasons: Vec<&str> = notes.iter().map(|note| note.reason.as_str()).collect();
+        assert_eq!(reasons.join(","), *told, "at {second}: {notes:?}");
+        before = after.into();
+    }
+    // Another process has not seen it begin, and does not repeat it.
+    let (another, ..) = self::recorder(false);
+    assert_eq!(another.overdue("uid-1", &before, at(2000)), []);
+}
+
+#[test]
+fn ready_is_told_when_it_changes_and_not_each_time_that_its_cause_does() {
+    let ready = |status: &str, reason: &str| [condition("Ready", status, reason)];
+    let (up, down) = (ready("True", "Ready"), ready("False", "LinksDown"));
+    assert_eq!(changes(&up, &down, at(1)).len(), 1);
+    assert_eq!(changes(&down, &ready("False", "Unauthorized"), at(1)), []);
+    assert_eq!(changes(&down, &up, at(1)).len(), 1);
 }
 
 /// Requests for events: method, last part of the path, body.
