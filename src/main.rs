@@ -13,12 +13,12 @@ use tower::retry::RetryLayer;
 use tracing::{error, info};
 use xmpp_federation_core::edge_config::Cidr;
 use xmpp_federation_imp::{Manager, preflight};
+use xmpp_federation_operator::controller::ledger_store::KubeStore;
 use xmpp_federation_operator::controller::{Context, ResourceGuard, Settings, watch};
 use xmpp_federation_operator::edges;
 use xmpp_federation_operator::runtime::api_error::bounded;
 use xmpp_federation_operator::runtime::leadership::{self, Leadership};
 use xmpp_federation_operator::runtime::lease::{Election, HeldLease};
-use xmpp_federation_operator::runtime::ledger_store::KubeStore;
 use xmpp_federation_operator::runtime::metrics::{Held, Metrics};
 use xmpp_federation_operator::runtime::{health, logging, preflight_file};
 

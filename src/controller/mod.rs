@@ -2,6 +2,7 @@
 //!
 //! - [`reconcile`]: the steps in order; [`queue`]: whose turn it is; [`requeue`]: when it is repeated; [`outcome`]: how it ends
 //! - [`watch`] fills the [`snapshots`]: [`snapshot`] of one kind, [`resource`], [`objects`], [`pods`], [`references`]
+//! - [`ledger_store`]: where what was done to IM and Presence is kept
 //! - [`observer`] looks at what is outside Kubernetes; [`questions`]: what is asked there
 //! - [`dereference`], [`validate`], [`build`], [`apply`], [`effects`], [`status`]: the steps
 //! - [`delete`]: what happens instead when the resource goes; [`unreadable`]: what when it does not fit the schema
@@ -26,6 +27,7 @@ mod events;
 mod finalizer;
 mod guard;
 mod kube;
+pub mod ledger_store;
 mod names;
 mod objects;
 mod observer;

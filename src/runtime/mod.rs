@@ -4,7 +4,6 @@ pub mod api_error;
 pub mod health;
 pub mod leadership;
 pub mod lease;
-pub mod ledger_store;
 pub mod logging;
 pub mod metrics;
 pub mod preflight_file;

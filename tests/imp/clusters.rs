@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use testkit_simulator::{Call, ImpConfig, NodeConfig, SimulatedImp};
 use xmpp_federation_imp::Manager;
+use xmpp_federation_operator::controller::ledger_store::KubeStore;
 use xmpp_federation_operator::controller::{Context, ResourceGuard, Settings, watch};
 use xmpp_federation_operator::edges;
 use xmpp_federation_operator::runtime::health::Readiness;
-use xmpp_federation_operator::runtime::ledger_store::KubeStore;
 use xmpp_federation_operator::runtime::metrics::Metrics;
 
 use crate::apiserver::ApiServer;

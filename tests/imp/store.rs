@@ -8,7 +8,7 @@ use xmpp_federation_imp::Manager;
 use xmpp_federation_imp::reasons::Reason;
 use xmpp_federation_imp::report::Status;
 use xmpp_federation_imp::testing::Unguarded;
-use xmpp_federation_operator::runtime::ledger_store::KubeStore;
+use xmpp_federation_operator::controller::ledger_store::KubeStore;
 
 use crate::apiserver::ApiServer;
 use crate::support::{Bench, id, quick, quick_timings};

@@ -10,9 +10,9 @@ use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::api::{ListParams, ObjectMeta, PostParams};
 use kube::{Api, Client};
 use parking_lot::Mutex;
-use xmpp_federation_imp::store::{LedgerStore, StoreError, StoredText};
 
-use super::api_error::{ApiError, bounded};
+use crate::runtime::api_error::{ApiError, bounded};
+use xmpp_federation_imp::store::{LedgerStore, StoreError, StoredText};
 
 /// The ConfigMap's key.
 const KEY: &str = "ledger.json";
