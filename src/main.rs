@@ -210,7 +210,7 @@ async fn run(args: Args) -> Result<(), String> {
     }
     metrics.leader.set(1);
 
-    let store = KubeStore::new(client.clone(), &args.namespace);
+    let ledgers = Arc::new(KubeStore::new(client.clone(), &args.namespace));
     let guard = ResourceGuard::new(client.clone(), leadership.asked());
     let edges = edges::Client::new().map_err(|error| error.to_string())?;
     let settings = Settings {
@@ -220,7 +220,7 @@ async fn run(args: Args) -> Result<(), String> {
     };
     let context = Arc::new(Context::new(
         client,
-        Manager::new(Arc::new(store), Arc::new(guard))
+        Manager::new(Arc::clone(&ledgers) as Arc<_>, Arc::new(guard))
             .counted_by(Arc::new(metrics.clone()))
             .permitted_by(Arc::new(leadership.asked())),
         edges,
@@ -231,6 +231,7 @@ async fn run(args: Args) -> Result<(), String> {
     let imp = Arc::clone(&context.environment.imp);
     let controller = tokio::spawn(watch::run(
         context,
+        ledgers,
         args.watch_namespaces,
         readiness,
         stop.clone().cancelled_owned(),

@@ -28,7 +28,7 @@ use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 use crate::access::{Credentials, LoginHold, SecretVersion};
 use crate::clock::{Clock, Stamp};
 use crate::error::CallErrorKind;
-use crate::store::{LedgerStore, StoreError};
+use crate::store::{LedgerStore, StoreError, StoredText};
 use book::Book;
 
 /// Name of the ConfigMap.
@@ -274,9 +274,14 @@ impl Logins {
     /// An error while the account rests.
     async fn rest(&self, wanted: &Use, now: Stamp) -> Result<(), CallErrorKind> {
         let mut guard = self.book.lock().await;
+        let stored = self.store.get(NAME);
+        let stored = stored.map_err(|error| CallErrorKind::Unrecorded(error.to_string()))?;
         let book = match &mut *guard {
-            Some(book) => book,
-            none => none.insert(self.load().await?),
+            Some(book) => {
+                book.see(stored.as_deref());
+                book
+            }
+            none => none.insert(load(stored.as_deref())?),
         };
         rest(&book.record, wanted, now).map_or(Ok(()), |rest| Err(CallErrorKind::Held(rest)))
     }
@@ -320,14 +325,6 @@ impl Logins {
             secret: credentials.secret.clone(),
             account,
         }
-    }
-
-    async fn load(&self) -> Result<Book, CallErrorKind> {
-        let stored = self.store.read(NAME).await;
-        let stored = stored.map_err(|error| CallErrorKind::Unrecorded(error.to_string()))?;
-        Book::of(stored).map_err(|error| {
-            CallErrorKind::Unrecorded(format!("ConfigMap {NAME} is not readable ({error}); delete it"))
-        })
     }
 
     /// Writes down that an account is in use, unless that is written already.
@@ -383,6 +380,11 @@ impl Permit {
         self.logins.note_outcome(&self.granted, state).await;
         now.plus(REST).wall
     }
+}
+
+fn load(stored: Option<&StoredText>) -> Result<Book, CallErrorKind> {
+    Book::of(stored)
+        .map_err(|error| CallErrorKind::Unrecorded(format!("ConfigMap {NAME} is not readable ({error}); delete it")))
 }
 
 /// Tells accounts apart without telling anything about them.

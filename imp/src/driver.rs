@@ -21,7 +21,7 @@ use crate::federation;
 use crate::guard::Guard;
 use crate::http::Caller;
 use crate::ledger::Ledger;
-use crate::ledger::cache::LedgerCache;
+use crate::ledger::cache::{LedgerCache, LedgerChange};
 use crate::ledger::file::LedgerFile;
 use crate::machine::{Answer, Change, Machine, Next, Recorded, Reply, Request, rows_left};
 use crate::observation::Read;
@@ -57,7 +57,7 @@ struct Cluster {
     machine: Machine,
     caller: Option<Caller>,
     axl_version: Option<AxlVersion>,
-    file: Option<LedgerFile>,
+    file: Option<Arc<LedgerFile>>,
 }
 
 impl Manager {
@@ -126,7 +126,7 @@ impl Manager {
 
     /// The rows of a resource as the record has them, without asking IM&P, each with the command
     /// that removes it by hand; `None` where no record tells of this resource.
-    pub async fn recorded(
+    pub fn recorded(
         &self,
         owner_uid: &str,
         publisher: &str,
@@ -134,7 +134,7 @@ impl Manager {
     ) -> Result<Option<Vec<String>>, StoreError> {
         let publisher = publisher.to_ascii_lowercase();
         let is_it = |ledger: &Ledger| ledger.known_as.contains(&publisher);
-        let file = self.ledgers.of_owner(owner_uid, is_it).await?;
+        let file = self.ledgers.of_owner(owner_uid, is_it)?;
         Ok(file.map(|file| rows_left(&file.ledger, table)))
     }
 
@@ -151,6 +151,11 @@ impl Manager {
     /// The pkid of the publisher that answered at that name, to this process.
     pub(crate) fn pkid_of(&self, name: &str) -> Option<String> {
         self.pkids.lock().get(name).cloned()
+    }
+
+    /// The text of that name changed in the store; `None`: it is no ledger.
+    pub fn ledger_changed(&self, name: &str) -> Option<LedgerChange> {
+        self.ledgers.changed(name)
     }
 
     pub(crate) fn ledgers(&self) -> &LedgerCache {
@@ -262,7 +267,10 @@ impl Manager {
                 Some(pkid) => ledger.publisher == *pkid,
                 None => ledger.known_as.contains(&desired.target.publisher),
             };
-            self.ledgers.of_owner(&desired.owner.uid, is_it).await?
+            match self.ledgers.of_owner(&desired.owner.uid, is_it)? {
+                Some(file) => self.ledgers.newer(&file.ledger.publisher, None).await?,
+                None => None,
+            }
         };
         Ok(newer.map(|file| Box::new(cluster.file.insert(file).ledger.clone())))
     }

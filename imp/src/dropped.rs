@@ -1,13 +1,11 @@
 //! Clusters that a resource has rows in, or a claim on, and that no entry of its spec leads to any
 //! more. The ledger keeps how they were reached, so that their rows can be removed as in a deletion.
 
-use std::collections::BTreeMap;
-
 use jiff::Timestamp;
 
 use super::driver::Manager;
+use super::ledger::cache::{AllLedgers, UnreadableLedger};
 use super::machine::rows_left;
-use crate::ledger::file::LedgerFile;
 use crate::records::{ActionKind, ActionRecord, Outcome};
 use crate::store::StoreError;
 
@@ -27,40 +25,49 @@ pub struct DroppedRecord {
     pub unclear: Option<String>,
 }
 
-impl Manager {
-    /// The clusters that this resource has left, given the publishers in its spec (lower case).
-    ///
-    /// # Errors
-    /// The ledgers cannot be read.
-    pub async fn left_by(&self, owner_uid: &str, publishers: &[String]) -> Result<Vec<DroppedRecord>, StoreError> {
-        let dropped = |files: &BTreeMap<String, LedgerFile>| self.dropped_in(files, owner_uid, publishers);
-        self.ledgers().in_all(dropped).await
-    }
+/// What is known of the clusters that a resource has left.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct DroppedRecords {
+    /// Those whose ledgers can be read.
+    pub known: Vec<DroppedRecord>,
+    /// Why there may be more: a sentence with the remedy for each ledger that cannot be read.
+    pub unreadable: Vec<String>,
+}
 
-    fn dropped_in(
-        &self,
-        files: &BTreeMap<String, LedgerFile>,
-        owner_uid: &str,
-        publishers: &[String],
-    ) -> Vec<DroppedRecord> {
+impl Manager {
+    /// The clusters that this resource has left, given the publishers in its spec (lower case). Waits for nobody.
+    pub fn left_by(&self, owner_uid: &str, publishers: &[String]) -> DroppedRecords {
+        let AllLedgers {
+            readable: files,
+            unreadable,
+        } = match self.ledgers().all() {
+            Ok(all) => all,
+            Err(error) => {
+                return DroppedRecords {
+                    known: Vec::new(),
+                    unreadable: vec![error.to_string()],
+                };
+            }
+        };
         // Until this process has reached a name, every cluster that it ever led to may be meant.
         let known = |publisher: &String| {
             if let Some(pkid) = self.pkid_of(publisher) {
                 return vec![pkid];
             }
-            let had_it = files.values().filter(|file| file.ledger.known_as.contains(publisher));
+            let had_it = files.iter().filter(|file| file.ledger.known_as.contains(publisher));
             had_it.map(|file| file.ledger.publisher.clone()).collect()
         };
         let wanted: Vec<Vec<String>> = publishers.iter().map(known).collect();
+        let is_wanted = |publisher: &String| wanted.iter().flatten().any(|pkid| pkid == publisher);
         let unclear = publishers
             .iter()
             .zip(&wanted)
             .find_map(|(name, pkids)| pkids.is_empty().then(|| name.clone()));
-        files
-            .values()
+        let known = files
+            .iter()
             .map(|file| &file.ledger)
             .filter(|ledger| ledger.owner.as_ref().is_some_and(|o| o.uid == owner_uid))
-            .filter(|ledger| !wanted.iter().flatten().any(|pkid| *pkid == ledger.publisher))
+            .filter(|ledger| !is_wanted(&ledger.publisher))
             .map(|ledger| DroppedRecord {
                 publisher: ledger.publisher.clone(),
                 name: ledger
@@ -71,8 +78,14 @@ impl Manager {
                 reach: ledger.reach.clone(),
                 rows: rows_left(ledger, None),
                 unclear: unclear.clone(),
-            })
-            .collect()
+            });
+        // A cluster that the spec names tells of its ledger itself.
+        let may_be_left = |ledger: &UnreadableLedger| ledger.may_be_of(owner_uid) && !is_wanted(&ledger.publisher);
+        let unreadable = unreadable.iter().filter(|ledger| may_be_left(ledger));
+        DroppedRecords {
+            known: known.collect(),
+            unreadable: unreadable.map(|ledger| ledger.sentence.clone()).collect(),
+        }
     }
 
     /// Gives a cluster up: the claim on it ends, and its rows stay as they are. They stay in the
@@ -110,14 +123,23 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use crate::desired::Owner;
     use crate::ledger::Ledger;
-    use crate::ledger::file::LedgerFile;
-    use crate::store::MemoryStore;
+    use crate::ledger::file::{LedgerFile, ledger_name};
+    use crate::store::{LedgerStore as _, MemoryStore};
     use crate::testing::desired;
     use rstest::rstest;
 
     const FIRST: &str = "11111111-1111-4111-8111-111111111111";
     const SECOND: &str = "22222222-2222-4222-8222-222222222222";
+
+    async fn store(store: &MemoryStore, publisher: &str, owner: Option<Owner>) {
+        let mut file = LedgerFile::of(publisher, None).unwrap();
+        let mut ledger = Ledger::unknown(publisher);
+        ledger.known_as.insert("cups.ciscotac.net".to_owned());
+        ledger.owner = owner;
+        file.save(store, ledger).await.unwrap();
+    }
 
     /// IM&P was installed anew under the same name, so the name led to two clusters; the record of the former one
     /// stays when it is given up.
@@ -126,21 +148,37 @@ mod tests {
     #[case::the_former_last(SECOND, FIRST)]
     #[tokio::test]
     async fn a_new_process_drops_no_cluster_that_its_spec_names(#[case] former: &str, #[case] live: &str) {
-        let (store, owner) = (Arc::new(MemoryStore::default()), desired().owner);
-        for (publisher, owner) in [(former, None), (live, Some(owner.clone()))] {
-            let mut file = LedgerFile::load(&*store, publisher).await.unwrap();
-            let mut ledger = Ledger::unknown(publisher);
-            ledger.known_as.insert("cups.ciscotac.net".to_owned());
-            ledger.owner = owner;
-            file.save(&*store, ledger).await.unwrap();
+        let (texts, owner) = (Arc::new(MemoryStore::default()), desired().owner);
+        store(&texts, former, None).await;
+        store(&texts, live, Some(owner.clone())).await;
+        let manager = Manager::new(texts, Arc::new(crate::testing::Unguarded));
+        let left = manager.left_by(&owner.uid, &["cups.ciscotac.net".to_owned()]);
+        assert_eq!(left, DroppedRecords::default());
+        let left = manager.left_by(&owner.uid, &["other.example.net".to_owned()]);
+        assert_eq!(left.known.len(), 1);
+    }
+
+    #[rstest]
+    #[case::broken("{", true)]
+    #[case::newer(r#"{"uid": "1", "ledger": {"schema": 99, "owner": {"uid": "r-1"}}}"#, true)]
+    #[case::newer_of_another(r#"{"uid": "1", "ledger": {"schema": 99, "owner": {"uid": "r-2"}}}"#, false)]
+    #[case::broken_of_nobody(r#"{"uid": "1", "ledger": {"schema": 1, "owner": null, "odd": 1}}"#, false)]
+    #[case::newer_that_keeps_owners_elsewhere(r#"{"uid": "1", "ledger": {"schema": 99, "owners": []}}"#, true)]
+    #[tokio::test]
+    async fn a_ledger_that_cannot_be_read_hides_only_itself_and_is_told_to_whom_it_may_concern(
+        #[case] text: &str,
+        #[case] told: bool,
+    ) {
+        let (texts, owner) = (Arc::new(MemoryStore::default()), desired().owner);
+        store(&texts, FIRST, Some(owner.clone())).await;
+        let name = ledger_name(SECOND);
+        texts.write(&name, text.to_owned(), None).await.unwrap();
+        let manager = Manager::new(texts, Arc::new(crate::testing::Unguarded));
+        let left = manager.left_by(&owner.uid, &["other.example.net".to_owned()]);
+        assert_eq!(left.known.len(), 1);
+        assert_eq!(left.unreadable.len(), usize::from(told), "{left:?}");
+        for sentence in left.unreadable {
+            assert!(sentence.starts_with(&format!("ConfigMap {name} ")), "{sentence}");
         }
-        let manager = Manager::new(store, Arc::new(crate::testing::Unguarded));
-        let left = manager.left_by(&owner.uid, &["cups.ciscotac.net".to_owned()]).await;
-        assert_eq!(left.unwrap(), []);
-        let left = manager
-            .left_by(&owner.uid, &["other.example.net".to_owned()])
-            .await
-            .unwrap();
-        assert_eq!(left.len(), 1);
     }
 }

@@ -64,6 +64,7 @@ mod verdicts;
 pub mod window;
 
 pub use driver::Manager;
+pub use ledger::cache::LedgerChange;
 pub use restart::by_hand::BY_HAND;
 
 #[cfg(test)]

@@ -1,6 +1,8 @@
-//! Where ledgers live: named texts, every write preconditioned on the version that was read.
+//! Where ledgers live: named texts, every write preconditioned on the version that was read. What they are is known at
+//! each moment without asking.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
@@ -28,8 +30,21 @@ pub enum StoreError {
 }
 
 /// Named texts with optimistic locking.
+///
+/// What [`LedgerStore::get`] and [`LedgerStore::all`] give is never older than what a write or a read of this process was
+/// answered before. Until all texts are known they are errors, so that nobody takes "not seen yet" for "there is none".
 pub trait LedgerStore: Send + Sync {
-    /// Reads one; `None` where there is none.
+    /// One as it is known now; `None` where there is none.
+    ///
+    /// # Errors
+    /// It is not known yet.
+    fn get(&self, name: &str) -> Result<Option<Arc<StoredText>>, StoreError>;
+    /// All that are known now, by name.
+    ///
+    /// # Errors
+    /// They are not known yet.
+    fn all(&self) -> Result<Vec<(String, Arc<StoredText>)>, StoreError>;
+    /// Reads one anew; `None` where there is none.
     fn read<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<StoredText>, StoreError>>;
     /// Creates one (`expected` is `None`) or replaces the version that is named.
     fn write<'a>(
@@ -38,8 +53,6 @@ pub trait LedgerStore: Send + Sync {
         data: String,
         expected: Option<&'a str>,
     ) -> BoxFuture<'a, Result<StoredText, StoreError>>;
-    /// The names of all.
-    fn names(&self) -> BoxFuture<'_, Result<Vec<String>, StoreError>>;
     /// A random key of this installation, made where there is none, and kept as a secret. It is asked for at each
     /// use, so the store remembers it.
     fn key(&self) -> BoxFuture<'_, Result<[u8; 32], StoreError>>;
@@ -51,7 +64,7 @@ pub struct MemoryStore(Mutex<Texts>);
 
 #[derive(Debug, Default)]
 struct Texts {
-    by_name: BTreeMap<String, StoredText>,
+    by_name: BTreeMap<String, Arc<StoredText>>,
     last_version: u64,
 }
 
@@ -63,8 +76,21 @@ impl MemoryStore {
 }
 
 impl LedgerStore for MemoryStore {
+    fn get(&self, name: &str) -> Result<Option<Arc<StoredText>>, StoreError> {
+        Ok(self.0.lock().by_name.get(name).cloned())
+    }
+
+    fn all(&self) -> Result<Vec<(String, Arc<StoredText>)>, StoreError> {
+        let texts = self.0.lock();
+        Ok(texts
+            .by_name
+            .iter()
+            .map(|(name, text)| (name.clone(), Arc::clone(text)))
+            .collect())
+    }
+
     fn read<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<StoredText>, StoreError>> {
-        Box::pin(async move { Ok(self.0.lock().by_name.get(name).cloned()) })
+        Box::pin(async move { Ok(self.get(name)?.map(|text| (*text).clone())) })
     }
 
     fn write<'a>(
@@ -83,13 +109,9 @@ impl LedgerStore for MemoryStore {
             let uid = current.map_or_else(|| format!("uid-{version}"), |stored| stored.uid.clone());
             let stored = StoredText { data, version, uid };
             texts.last_version += 1;
-            texts.by_name.insert(name.to_owned(), stored.clone());
+            texts.by_name.insert(name.to_owned(), Arc::new(stored.clone()));
             Ok(stored)
         })
-    }
-
-    fn names(&self) -> BoxFuture<'_, Result<Vec<String>, StoreError>> {
-        Box::pin(async move { Ok(self.0.lock().by_name.keys().cloned().collect()) })
     }
 
     fn key(&self) -> BoxFuture<'_, Result<[u8; 32], StoreError>> {

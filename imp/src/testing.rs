@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::missing_panics_doc, reason = "tests")]
 
 use std::collections::BTreeMap;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
@@ -56,6 +56,14 @@ impl TestStore {
 }
 
 impl LedgerStore for TestStore {
+    fn get(&self, name: &str) -> Result<Option<Arc<StoredText>>, StoreError> {
+        self.store.get(name)
+    }
+
+    fn all(&self) -> Result<Vec<(String, Arc<StoredText>)>, StoreError> {
+        self.store.all()
+    }
+
     fn read<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<StoredText>, StoreError>> {
         self.store.read(name)
     }
@@ -76,10 +84,6 @@ impl LedgerStore for TestStore {
             state.ledger_writes += u64::from(written.is_ok() && publisher_of(name).is_some());
             written
         })
-    }
-
-    fn names(&self) -> BoxFuture<'_, Result<Vec<String>, StoreError>> {
-        self.store.names()
     }
 
     fn key(&self) -> BoxFuture<'_, Result<[u8; 32], StoreError>> {

@@ -88,7 +88,7 @@ impl ReportInput<'_> {
     }
 
     fn components_registered(&self) -> Verdict {
-        let Some(ledger) = self.ledger else {
+        let Some(ledger) = self.ledger.filter(|_| self.ledger_error.is_none()) else {
             return self.without_ledger();
         };
         if let NextStep::Wait(wait) = self.step

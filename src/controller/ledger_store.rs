@@ -1,16 +1,21 @@
 //! Ledgers as ConfigMaps in the operator's namespace, every write preconditioned on the resourceVersion
-//! that was read. One that somebody deleted is a conflict: whoever writes it makes it again.
+//! that was read. One that somebody deleted is a conflict: whoever writes it makes it again. A watch and the answers to
+//! reads and writes feed a snapshot.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::future::BoxFuture;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
-use kube::api::{ListParams, ObjectMeta, PostParams};
-use kube::{Api, Client};
+use kube::api::{ObjectMeta, PostParams};
+use kube::runtime::watcher::{Config, Event};
+use kube::{Api, Client, ResourceExt as _};
 use parking_lot::Mutex;
 
+use super::names::ObjectName;
+use super::snapshot::{Scope, Snapshot};
 use crate::runtime::api_error::{ApiError, bounded};
 use xmpp_federation_imp::store::{LedgerStore, StoreError, StoredText};
 
@@ -25,9 +30,16 @@ const LABEL: &str = "xmppfederation.io/imp-ledger";
 /// How long the key is used before the Secret is read again: a deleted one is made again with the same key.
 const READ_KEY_AGAIN: Duration = Duration::from_mins(10);
 
+/// How often an object is read while lists come between.
+const READS: usize = 5;
+
 /// ConfigMaps in one namespace.
 pub struct KubeStore {
+    namespace: String,
+    /// All of them.
+    scope: Scope,
     api: Api<ConfigMap>,
+    texts: Snapshot<StoredText>,
     secrets: Api<Secret>,
     /// The key, and when its Secret was read.
     key: Mutex<Option<([u8; 32], Instant)>>,
@@ -38,7 +50,10 @@ impl KubeStore {
     /// Uses that namespace, which is the operator's.
     pub fn new(client: Client, namespace: &str) -> Self {
         Self {
+            namespace: namespace.to_owned(),
+            scope: Some(namespace.to_owned()),
             api: Api::namespaced(client.clone(), namespace),
+            texts: Snapshot::default(),
             secrets: Api::namespaced(client, namespace),
             key: Mutex::default(),
             read_key_again: READ_KEY_AGAIN,
@@ -50,6 +65,58 @@ impl KubeStore {
     pub fn reading_key_after(mut self, time: Duration) -> Self {
         self.read_key_again = time;
         self
+    }
+
+    /// What a watch has to follow; its events are for [`KubeStore::take`].
+    pub fn watched(&self) -> (Api<ConfigMap>, Config) {
+        (self.api.clone(), Config::default().labels(LABEL))
+    }
+
+    /// Takes in an event; the names of the texts that changed.
+    pub fn take(&self, event: Event<ConfigMap>) -> Vec<String> {
+        match event {
+            Event::Init => self.texts.list_begins(&self.scope),
+            Event::InitApply(map) | Event::Apply(map) => {
+                let (name, stored) = (self.object(&map.name_any()), stored(map));
+                if self.texts.see(&name, &stored.version.clone(), stored) {
+                    return vec![name.name];
+                }
+            }
+            Event::Delete(map) => {
+                let name = self.object(&map.name_any());
+                if self.texts.gone(&name, &map.resource_version().unwrap_or_default()) {
+                    return vec![name.name];
+                }
+            }
+            Event::InitDone => {
+                let gone = self.texts.list_ends(&self.scope).into_iter();
+                return gone.map(|(name, _)| name.name).collect();
+            }
+        }
+        Vec::new()
+    }
+
+    /// Whether all were listed once.
+    pub fn is_listed(&self) -> bool {
+        self.texts.is_complete(std::slice::from_ref(&self.scope))
+    }
+
+    fn object(&self, name: &str) -> ObjectName {
+        ObjectName {
+            namespace: self.namespace.clone(),
+            name: name.to_owned(),
+        }
+    }
+
+    fn listed(&self) -> Result<(), StoreError> {
+        let error = || StoreError::Unavailable("the ConfigMaps with ledgers are not listed yet".to_owned());
+        self.is_listed().then_some(()).ok_or_else(error)
+    }
+
+    /// Takes in the answer to a request that was sent at that count of lists; whether it counts from now on.
+    fn answered(&self, name: &str, stored: &StoredText, lists: u64) -> bool {
+        let object = self.object(name);
+        self.texts.answered(&object, &stored.version, stored.clone(), lists)
     }
 }
 
@@ -66,11 +133,33 @@ fn stored(map: ConfigMap) -> StoredText {
 }
 
 impl LedgerStore for KubeStore {
+    fn get(&self, name: &str) -> Result<Option<Arc<StoredText>>, StoreError> {
+        self.listed()?;
+        Ok(self.texts.get(&self.object(name)))
+    }
+
+    fn all(&self) -> Result<Vec<(String, Arc<StoredText>)>, StoreError> {
+        self.listed()?;
+        let texts = self.texts.named().into_iter();
+        Ok(texts.map(|(name, text)| (name.name, text)).collect())
+    }
+
     fn read<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<StoredText>, StoreError>> {
         Box::pin(async move {
-            let map = bounded(self.api.get_opt(name)).await;
-            let failed = |error| unavailable(&format!("ConfigMap {name} cannot be read"), &error);
-            Ok(map.map_err(failed)?.map(stored))
+            for _ in 0..READS {
+                let lists = self.texts.lists();
+                let map = bounded(self.api.get_opt(name)).await;
+                let failed = |error| unavailable(&format!("ConfigMap {name} cannot be read"), &error);
+                let Some(found) = map.map_err(failed)?.map(stored) else {
+                    return Ok(None);
+                };
+                if self.answered(name, &found, lists) {
+                    return Ok(Some(found));
+                }
+            }
+            Err(StoreError::Unavailable(format!(
+                "ConfigMap {name} is not read, because the ConfigMaps are listed again and again"
+            )))
         })
     }
 
@@ -96,25 +185,22 @@ impl LedgerStore for KubeStore {
                 ..ConfigMap::default()
             };
             let params = PostParams::default();
+            let lists = self.texts.lists();
             let written = match expected {
                 None => bounded(self.api.create(&params, &map)).await,
                 Some(_) => bounded(self.api.replace(name, &params, &map)).await,
             };
-            written.map(stored).map_err(|error| match error.code() {
+            let written = written.map(stored).map_err(|error| match error.code() {
                 Some(409) => StoreError::Conflict,
                 // The version that was read is gone, and so is the object.
                 Some(404) if expected.is_some() => StoreError::Conflict,
                 _ => unavailable(&format!("ConfigMap {name} cannot be written"), &error),
-            })
-        })
-    }
-
-    fn names(&self) -> BoxFuture<'_, Result<Vec<String>, StoreError>> {
-        Box::pin(async move {
-            let params = ListParams::default().labels(LABEL);
-            let maps = bounded(self.api.list_metadata(&params)).await;
-            let maps = maps.map_err(|error| unavailable("the ConfigMaps with ledgers cannot be listed", &error))?;
-            Ok(maps.items.into_iter().filter_map(|map| map.metadata.name).collect())
+            })?;
+            // A list that came between may have shown what was there before: only what is read after it counts.
+            if !self.answered(name, &written, lists) {
+                self.read(name).await?;
+            }
+            Ok(written)
         })
     }
 
@@ -173,5 +259,102 @@ impl KubeStore {
             }
         }
         Err(StoreError::Conflict)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::sync::{Arc, OnceLock};
+
+    use http::{Method, Request, Response, StatusCode};
+    use kube::client::Body;
+    use serde_json::json;
+
+    use super::*;
+
+    const NAME: &str = "xmpp-federation-imp-1";
+
+    fn map(version: u32) -> ConfigMap {
+        let object = json!({"metadata": {"name": NAME, "namespace": "operator", "uid": "1",
+            "resourceVersion": version.to_string()}, "data": {KEY: format!("text {version}")}});
+        serde_json::from_value(object).unwrap()
+    }
+
+    /// Its API server writes 6 over 5. While it answers the first requests, however many, a new list comes, which was
+    /// made before the write.
+    fn store(lists: u32) -> Arc<KubeStore> {
+        let store: Arc<OnceLock<Arc<KubeStore>>> = Arc::default();
+        let (of_server, left) = (Arc::clone(&store), Arc::new(AtomicU32::new(lists)));
+        let service = tower::service_fn(move |request: Request<Body>| {
+            let store = Arc::clone(of_server.get().unwrap());
+            let step = |left: u32| left.checked_sub(1);
+            if left.fetch_update(Ordering::AcqRel, Ordering::Acquire, step).is_ok() {
+                list(&store, &[5]);
+            }
+            let found = matches!(*request.method(), Method::GET | Method::PUT);
+            let code = if found { StatusCode::OK } else { StatusCode::CREATED };
+            let body = Body::from(serde_json::to_vec(&map(6)).unwrap());
+            let response = Response::builder().status(code).body(body).unwrap();
+            async { Ok::<_, std::convert::Infallible>(response) }
+        });
+        let kube = KubeStore::new(Client::new(service, "operator"), "operator");
+        Arc::clone(store.get_or_init(|| Arc::new(kube)))
+    }
+
+    fn list(store: &KubeStore, versions: &[u32]) {
+        store.take(Event::Init);
+        for version in versions {
+            store.take(Event::InitApply(map(*version)));
+        }
+        store.take(Event::InitDone);
+    }
+
+    fn known(store: &KubeStore) -> Option<String> {
+        store.get(NAME).unwrap().map(|text| text.data.clone())
+    }
+
+    #[tokio::test]
+    async fn nothing_is_known_before_the_first_list_is_complete() {
+        let store = store(0);
+        store.take(Event::Init);
+        store.take(Event::InitApply(map(5)));
+        assert!(store.get(NAME).is_err() && store.all().is_err() && !store.is_listed());
+        store.take(Event::InitDone);
+        assert_eq!(known(&store).as_deref(), Some("text 5"));
+        assert_eq!(store.all().unwrap().len(), 1);
+    }
+
+    #[tokio::test]
+    async fn what_was_written_is_known_at_once_whatever_list_comes_between() {
+        for lists in [0, 1, 2] {
+            let store = store(lists);
+            list(&store, &[5]);
+            let written = store.write(NAME, "text 6".to_owned(), Some("5")).await.unwrap();
+            assert_eq!(written.version, "6");
+            assert_eq!(known(&store).as_deref(), Some("text 6"), "{lists} lists");
+            // The watch comes behind it.
+            assert_eq!(store.take(Event::Apply(map(5))), [""; 0]);
+            assert_eq!(store.take(Event::Apply(map(6))), [""; 0]);
+            assert_eq!(store.take(Event::Apply(map(7))), [NAME]);
+            assert_eq!(known(&store).as_deref(), Some("text 7"));
+        }
+        // Where lists come again and again the write counts as one without an answer.
+        let store = store(u32::MAX);
+        list(&store, &[5]);
+        assert!(store.write(NAME, "text 6".to_owned(), Some("5")).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_deletion_is_told_once_by_the_watch_or_by_a_list() {
+        let store = store(0);
+        list(&store, &[5]);
+        assert_eq!(store.take(Event::Delete(map(6))), [NAME]);
+        assert_eq!(known(&store), None);
+        list(&store, &[7]);
+        store.take(Event::Init);
+        assert_eq!(store.take(Event::InitDone), [NAME]);
+        assert_eq!(known(&store), None);
     }
 }

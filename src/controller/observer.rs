@@ -28,6 +28,8 @@ struct Thing<Q, A> {
     object: ObjectName,
     /// The question under way.
     asked: Option<Q>,
+    /// The answer to it may be older than what happened since.
+    outdated: bool,
     /// Nobody acts on its answer any more.
     dropped: bool,
     /// Answers of which only what was done is still to be told.
@@ -78,6 +80,7 @@ impl<Q: Clone + PartialEq + Send + 'static, A: Send + Sync + 'static> Observer<Q
         let thing = mine.entry(name.to_owned()).or_insert_with(|| Thing {
             object: owner.object_name(),
             asked: None,
+            outdated: false,
             dropped: false,
             untold: Vec::new(),
             last: None,
@@ -102,6 +105,7 @@ impl<Q: Clone + PartialEq + Send + 'static, A: Send + Sync + 'static> Observer<Q
                 if let Some(thing) = things.lock().get_mut(&uid).and_then(|mine| mine.get_mut(&name))
                     && let Some(question) = thing.asked.take()
                 {
+                    let expired = std::mem::take(&mut thing.outdated);
                     if std::mem::take(&mut thing.dropped) {
                         thing.untold.push(answer);
                     } else {
@@ -110,7 +114,7 @@ impl<Q: Clone + PartialEq + Send + 'static, A: Send + Sync + 'static> Observer<Q
                             answer,
                             at: Instant::now(),
                             taken: false,
-                            expired: false,
+                            expired,
                         });
                     }
                 }
@@ -137,6 +141,18 @@ impl<Q: Clone + PartialEq + Send + 'static, A: Send + Sync + 'static> Observer<Q
     pub fn ask_again(&self, which: impl Fn(&A) -> bool) {
         for thing in self.things.lock().values_mut().flat_map(BTreeMap::values_mut) {
             if let Some(last) = thing.last.as_mut().filter(|last| which(&last.answer)) {
+                last.expired = true;
+                self.queue.wake(thing.object.clone());
+            }
+        }
+    }
+
+    /// Things that are asked such a question are asked again, and their resources woken: something happened that the
+    /// answer may not have seen.
+    pub fn outdate(&self, which: impl Fn(&Q) -> bool) {
+        for thing in self.things.lock().values_mut().flat_map(BTreeMap::values_mut) {
+            thing.outdated |= thing.asked.as_ref().is_some_and(&which);
+            if let Some(last) = thing.last.as_mut().filter(|last| which(&last.question)) {
                 last.expired = true;
                 self.queue.wake(thing.object.clone());
             }
@@ -261,6 +277,27 @@ mod tests {
         bench.observer.ask_again(|answer| *answer == 1);
         let woken = bench.queue.next().await.unwrap();
         assert_eq!(woken, owner().object_name());
+        bench.look(1);
+        assert!(bench.observer.is_asking("uid-1", |_| true));
+    }
+
+    #[tokio::test]
+    async fn who_was_asked_before_something_happened_is_asked_again() {
+        let bench = Bench::new();
+        bench.look(1);
+        // It is being asked.
+        bench.observer.outdate(|question| *question == 1);
+        bench.answers().await;
+        assert_eq!(bench.look(1), Some((1, true, true)));
+        assert!(bench.observer.is_asking("uid-1", |_| true));
+        bench.answers().await;
+        assert_eq!(bench.look(1), Some((1, true, true)));
+        assert!(!bench.observer.is_asking("uid-1", |_| true));
+        // It has answered.
+        bench.observer.outdate(|question| *question == 2);
+        assert_eq!(bench.queue.depth(), 0);
+        bench.observer.outdate(|question| *question == 1);
+        assert_eq!(bench.queue.depth(), 1);
         bench.look(1);
         assert!(bench.observer.is_asking("uid-1", |_| true));
     }

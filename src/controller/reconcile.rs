@@ -9,11 +9,10 @@ use super::context::Context;
 use super::effects::Outcome;
 use super::names::{ObjectName, Owner};
 use super::outcome::{Error, Next};
-use super::questions::ClusterQuestion;
 use super::references::NotFetched;
 use super::requests::{self, ServedRequests};
 use super::resource::StoredObject;
-use super::rows::{self, Dropped, DroppedCluster};
+use super::rows::{Dropped, DroppedCluster};
 use super::status::Inputs;
 use super::{answer, apply, build, change_log, delete, dereference, effects, requeue, unreadable, validate};
 use crate::api::{XmppFederation, request};
@@ -73,12 +72,8 @@ pub async fn reconcile(context: &Context, name: &ObjectName) -> Option<Duration>
 async fn work(context: &Context, object: &XmppFederation) -> Result<Next, Error> {
     let env = &context.environment;
     let owner = Owner::of(object).ok_or(Error::Nameless)?;
-    // Looked for before the ledgers are read: what it writes afterwards would be missed there.
-    let asking = |question: &ClusterQuestion| matches!(question, ClusterQuestion::Reconcile(_));
-    let busy = env.observers.clusters.is_asking(&owner.uid, asking);
-    let dropped = rows::dropped(env, object).await;
-    let known = dropped.as_deref().unwrap_or_default();
-    let entries = known.iter().filter_map(|cluster| cluster.entry.as_ref());
+    let dropped = Dropped::of(env, object);
+    let entries = dropped.clusters.iter().filter_map(|cluster| cluster.entry.as_ref());
     let secrets = dereference::secret_names(&object.spec, entries);
     let references = dereference::references(&owner, &object.spec, &secrets);
     env.snapshots.references.refer(&owner.object_name(), &references);
@@ -94,12 +89,7 @@ async fn work(context: &Context, object: &XmppFederation) -> Result<Next, Error>
     if object.spec.paused {
         return answer::paused(env, object).await;
     }
-    // Only rows of dropped clusters depend on this; the next reconcile looks again.
-    let clusters = dropped.unwrap_or_else(|error| {
-        tracing::warn!(namespace = owner.namespace, name = owner.name, %error, "dropped clusters");
-        Vec::new()
-    });
-    Box::pin(steps(context, object, owner, &secrets, &Dropped { clusters, busy })).await
+    Box::pin(steps(context, object, owner, &secrets, &dropped)).await
 }
 
 async fn steps(

@@ -126,12 +126,14 @@ impl<T: PartialEq> Snapshot<T> {
     }
 
     /// Takes in the answer to a write that was sent at that count of lists. Where there was a list since, the object
-    /// may be gone again unseen: the watch that follows the list tells of it.
-    pub fn answered(&self, name: &ObjectName, version: &str, value: T, lists: u64) {
+    /// may be gone again unseen: the watch that follows the list tells of it. Whether there was none.
+    pub fn answered(&self, name: &ObjectName, version: &str, value: T, lists: u64) -> bool {
         let mut objects = self.0.write();
-        if objects.lists == lists {
+        let in_time = objects.lists == lists;
+        if in_time {
             objects.put(name, number(version), value);
         }
+        in_time
     }
 
     /// The watch tells that an object was deleted in that version. Whether it was known, and not made anew
@@ -177,6 +179,15 @@ impl<T: PartialEq> Snapshot<T> {
         following
             .take_while(|(name, _)| name.namespace == prefix.namespace && name.name.starts_with(&prefix.name))
             .map(|(_, held)| Arc::clone(&held.value))
+            .collect()
+    }
+
+    /// All of them with their names.
+    pub fn named(&self) -> Vec<(ObjectName, Arc<T>)> {
+        let objects = self.0.read();
+        let named = objects.held.iter();
+        named
+            .map(|(name, held)| (name.clone(), Arc::clone(&held.value)))
             .collect()
     }
 

@@ -20,6 +20,7 @@ use tokio::time::Instant;
 use super::context::Context;
 use super::environment::Environment;
 use super::kube::Kind;
+use super::ledger_store::KubeStore;
 use super::names::ObjectName;
 use super::reconcile::reconcile;
 use super::resource::StoredObject;
@@ -40,6 +41,7 @@ const TELL_EVERY: Duration = Duration::from_mins(5);
 /// Runs until `stop` is done, in these namespaces (none: in all); reconciles under way are finished.
 pub async fn run(
     context: Arc<Context>,
+    ledgers: Arc<KubeStore>,
     namespaces: Vec<String>,
     readiness: Readiness,
     stop: impl Future<Output = ()> + Send,
@@ -54,13 +56,14 @@ pub async fn run(
     for scope in &scopes {
         start(&mut watches, &context, scope, &listed);
     }
+    follow_ledgers(&mut watches, &context, &ledgers, &listed);
     let env = &context.environment;
     let references = Arc::clone(&env.snapshots.references);
     watches.spawn(references.fetch(env.client.clone(), Arc::clone(&env.queue)));
 
     let mut workers = JoinSet::new();
     let work = async {
-        complete(env, &scopes, &readiness, &listed).await;
+        complete(env, &ledgers, &scopes, &readiness, &listed).await;
         for _ in 0..WORKERS {
             workers.spawn(work(Arc::clone(&context)));
         }
@@ -77,10 +80,10 @@ pub async fn run(
 }
 
 /// Waits until every kind was listed in every namespace: before that, what is missing may exist.
-async fn complete(env: &Environment, scopes: &[Scope], readiness: &Readiness, listed: &Notify) {
+async fn complete(env: &Environment, ledgers: &KubeStore, scopes: &[Scope], readiness: &Readiness, listed: &Notify) {
     loop {
         let again = listed.notified();
-        let missing = missing(env, scopes);
+        let missing = missing(env, ledgers, scopes);
         if missing.is_empty() {
             readiness.set_ready();
             return;
@@ -90,14 +93,16 @@ async fn complete(env: &Environment, scopes: &[Scope], readiness: &Readiness, li
     }
 }
 
-fn missing(env: &Environment, scopes: &[Scope]) -> Vec<&'static str> {
+fn missing(env: &Environment, ledgers: &KubeStore, scopes: &[Scope]) -> Vec<&'static str> {
     let snapshots = &env.snapshots;
     let kinds = Kind::iter().filter(|kind| snapshots.objects(*kind).is_some_and(|of| !of.is_complete(scopes)));
     let resources = (!snapshots.resources.is_complete(scopes)).then_some("XmppFederation");
     let pods = (!snapshots.pods.is_complete(scopes)).then_some("Pod");
+    let ledgers = (!ledgers.is_listed()).then_some("ConfigMap with a ledger");
     resources
         .into_iter()
         .chain(pods)
+        .chain(ledgers)
         .chain(kinds.map(Kind::as_str))
         .collect()
 }
@@ -145,6 +150,19 @@ fn start(watches: &mut JoinSet<()>, context: &Arc<Context>, scope: &Scope, liste
     let maps = typed::<PartialObjectMeta<ConfigMap>>(env, namespace);
     let take = |feed: &Feed, event| feed.reference(Kind::ConfigMap, event);
     watches.spawn(feed.follow("ConfigMap", maps, all, take));
+}
+
+/// Starts the watch of the operator's own ConfigMaps.
+fn follow_ledgers(watches: &mut JoinSet<()>, context: &Arc<Context>, ledgers: &Arc<KubeStore>, listed: &Arc<Notify>) {
+    let (api, config) = ledgers.watched();
+    let feed = Feed {
+        context: Arc::clone(context),
+        scope: api.namespace().map(ToOwned::to_owned),
+        listed: Arc::clone(listed),
+    };
+    let ledgers = Arc::clone(ledgers);
+    let take = move |feed: &Feed, event| feed.ledger(&ledgers, event);
+    watches.spawn(feed.follow("ConfigMap", api, config.page_size(PAGE), take));
 }
 
 fn typed<K>(env: &Environment, namespace: Option<&str>) -> Api<K>
@@ -287,6 +305,38 @@ impl Feed {
                 }));
                 self.listed.notify_one();
             }
+        }
+    }
+
+    fn ledger(&self, ledgers: &KubeStore, event: Event<ConfigMap>) {
+        let listed = matches!(event, Event::InitDone);
+        let env = &self.context.environment;
+        for change in ledgers
+            .take(event)
+            .iter()
+            .filter_map(|name| env.imp.ledger_changed(name))
+        {
+            let owners = change.owners.iter();
+            self.wake(owners.map(|owner| ObjectName {
+                namespace: owner.namespace.clone(),
+                name: owner.name.clone(),
+            }));
+            if change.unreadable {
+                // Whose it is may not be known.
+                let resources = env.snapshots.resources.named().into_iter();
+                self.wake(resources.map(|(name, _)| name));
+            }
+            if change.freed {
+                env.cluster_freed();
+            }
+            env.observers.clusters.outdate(|question| {
+                let desired = question.desired();
+                change.owners.iter().any(|owner| owner.uid == desired.owner.uid)
+                    || change.known_as.contains(&desired.target.publisher)
+            });
+        }
+        if listed {
+            self.listed.notify_one();
         }
     }
 

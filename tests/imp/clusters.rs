@@ -112,11 +112,15 @@ impl Drop for Operator {
 impl Operator {
     fn start(api: &ApiServer) -> Self {
         let client = api.client();
-        let store = KubeStore::new(client.clone(), "xmpp-federation-system");
+        let ledgers = Arc::new(KubeStore::new(client.clone(), "xmpp-federation-system"));
         let metrics = Metrics::new();
         let context = Context::new(
             client,
-            Manager::new(Arc::new(store), Arc::new(ResourceGuard::new(api.client(), || true))).timed(quick_timings()),
+            Manager::new(
+                Arc::clone(&ledgers) as Arc<_>,
+                Arc::new(ResourceGuard::new(api.client(), || true)),
+            )
+            .timed(quick_timings()),
             edges::Client::new().unwrap(),
             metrics.clone(),
             Settings {
@@ -129,6 +133,7 @@ impl Operator {
         let namespaces = vec!["federation".to_owned()];
         let run = watch::run(
             Arc::new(context),
+            ledgers,
             namespaces,
             Readiness::default(),
             std::future::pending(),
@@ -210,6 +215,16 @@ impl World {
                 },
             }),
         );
+    }
+
+    /// The path of the ledger of the publisher with that name.
+    fn ledger_with(&self, publisher: &str) -> String {
+        let mut paths = self.api.paths().into_iter();
+        let is_it = |path: &String| {
+            let text = self.api.get(path).unwrap().to_string();
+            path.contains("/configmaps/xmpp-federation-imp-") && !path.ends_with("-logins") && text.contains(publisher)
+        };
+        paths.find(is_it).unwrap()
     }
 
     fn set_entries(&self, name: &str, entries: &[Value]) {
@@ -441,6 +456,82 @@ async fn an_entry_that_leaves_the_spec_takes_its_rows_along() {
         })
         .await;
     assert_eq!((rows(&second), restarts(&second)), (1, 2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_person_does_to_a_ledger_is_seen_at_once() {
+    let world = World::new().await;
+    let first = cluster("first").await;
+    world.resource("coluc", "coluc.com", &[of(&first, "first", "Automatic")]);
+    let in_sync = |seen: Option<&Reading>| seen.is_some_and(|seen| seen.in_sync("first"));
+    world.until("coluc", "in sync", in_sync).await;
+    let path = world.ledger_with("first.example.net");
+    let text = |world: &World| world.api.get(&path).map(|map| map["data"].clone());
+    let before = text(&world).unwrap();
+
+    // Long before the cluster is looked at again.
+    world.api.delete(&path);
+    let made = |_: Option<&Reading>| text(&world).is_some_and(|text| text.to_string().contains("first.example.net"));
+    world.until("coluc", "made again", made).await;
+    let made = text(&world).unwrap();
+    world.api.edit(&path, |map| map["data"]["ledger.json"] = json!("{"));
+    let unreadable = |seen: Option<&Reading>| {
+        let (status, message) = seen.unwrap().condition("ComponentsRegistered");
+        status == "Unknown" && message.contains("is not readable")
+    };
+    world.until("coluc", "told of the ledger", unreadable).await;
+    world.api.edit(&path, |map| map["data"] = made.clone());
+    let registered = |seen: Option<&Reading>| seen.unwrap().condition("ComponentsRegistered").0 == "True";
+    world.until("coluc", "registered", registered).await;
+    assert_ne!(before, made, "another object");
+    assert_eq!((rows(&first), restarts(&first)), (1, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ledger_that_cannot_be_read_hides_no_cluster_that_leaves_the_spec() {
+    let mut world = World::new().await;
+    let (first, second) = tokio::join!(cluster("first"), cluster("second"));
+    let entries = [of(&first, "first", "Automatic"), of(&second, "second", "Manual")];
+    world.resource("coluc", "coluc.com", &entries);
+    world
+        .until("coluc", "registered", |seen| {
+            seen.is_some_and(|seen| seen.in_sync("first") && seen.rows("second") == 1)
+        })
+        .await;
+    world.api.delete(&secret("second-axl"));
+    world.set_entries("coluc", &entries[..1]);
+    let left = "second (second.example.net)";
+    let leaving = |seen: &Reading| seen.cluster(left).map(|cluster| cluster["leaving"]["since"].clone());
+    let seen = world
+        .until("coluc", "leaving", |seen| leaving(seen.unwrap()).is_some())
+        .await;
+    let since = leaving(&seen);
+
+    let path = world.ledger_with("second.example.net");
+    let text = world.api.get(&path).unwrap()["data"].clone();
+    world.api.edit(&path, |map| map["data"]["ledger.json"] = json!("{"));
+    let name = path.rsplit('/').next().unwrap();
+    for _ in 0..2 {
+        let told = |seen: Option<&Reading>| {
+            let (status, message) = seen.unwrap().condition("ComponentsRegistered");
+            status == "Unknown" && message.contains(name) && message.contains("restore it")
+        };
+        let seen = world.until("coluc", "told of the ledger", told).await;
+        assert_eq!(leaving(&seen), since);
+        world.restart().await;
+        world.once("coluc").await;
+    }
+    assert_eq!(rows(&second), 1);
+
+    world.account("second-axl", "axlpassword");
+    world.api.edit(&path, |map| map["data"] = text);
+    let seen = world
+        .until("coluc", "without what left", |seen| leaving(seen.unwrap()).is_none())
+        .await;
+    assert_eq!(
+        (rows(&second), seen.condition("ComponentsRegistered").0.as_str()),
+        (0, "True")
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

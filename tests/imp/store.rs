@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::StreamExt as _;
 use http::StatusCode;
+use kube::runtime::{WatchStreamExt as _, watcher};
 use xmpp_federation_imp::Manager;
 use xmpp_federation_imp::reasons::Reason;
 use xmpp_federation_imp::report::Status;
@@ -16,13 +18,26 @@ use crate::support::{Bench, id, quick, quick_timings};
 const LOGINS: &str = "/api/v1/namespaces/operator/configmaps/xmpp-federation-imp-logins";
 const KEY: &str = "/api/v1/namespaces/operator/secrets/xmpp-federation-imp-accounts";
 
+/// What the operator's watch does.
+async fn follow(store: Arc<KubeStore>) {
+    let (api, config) = store.watched();
+    let mut events = Box::pin(watcher(api, config).default_backoff());
+    while let Some(event) = events.next().await {
+        store.take(event.unwrap());
+    }
+}
+
 /// A cluster in order, and an operator whose store is that API server.
 async fn in_order() -> (Bench, ApiServer) {
     let api = ApiServer::default();
     let mut bench = Bench::start(quick()).await;
     // Each use of an account looks for the key.
-    let store = KubeStore::new(api.client(), "operator").reading_key_after(Duration::ZERO);
-    bench.operator = Manager::new(Arc::new(store), Arc::new(Unguarded)).timed(quick_timings());
+    let store = Arc::new(KubeStore::new(api.client(), "operator").reading_key_after(Duration::ZERO));
+    tokio::spawn(follow(Arc::clone(&store)));
+    while !store.is_listed() {
+        tokio::task::yield_now().await;
+    }
+    bench.operator = Manager::new(store, Arc::new(Unguarded)).timed(quick_timings());
     bench.until_ready(40).await;
     (bench, api)
 }

@@ -9,20 +9,33 @@ use crate::store::{LedgerStore, StoreError, StoredText};
 pub struct Book {
     pub record: LoginRecord,
     written: LoginRecord,
-    stored: Option<StoredText>,
+    /// Its version; `None`: there is none.
+    version: Option<String>,
 }
 
 impl Book {
-    pub fn of(stored: Option<StoredText>) -> Result<Self, serde_json::Error> {
-        let record: LoginRecord = match &stored {
+    pub fn of(stored: Option<&StoredText>) -> Result<Self, serde_json::Error> {
+        let record: LoginRecord = match stored {
             Some(stored) if !stored.data.is_empty() => serde_json::from_str(&stored.data)?,
             _ => LoginRecord::default(),
         };
         Ok(Self {
             written: record.clone(),
             record,
-            stored,
+            version: stored.map(|stored| stored.version.clone()),
         })
+    }
+
+    /// Takes in what the store has. Only the leader writes: a former leader wrote last, or a person edited or deleted it.
+    /// What this process knows stays true, and what is unreadable is replaced.
+    pub fn see(&mut self, stored: Option<&StoredText>) {
+        let version = stored.map(|stored| stored.version.clone());
+        if version == self.version {
+            return;
+        }
+        let found = Self::of(stored).unwrap_or_default();
+        self.record.merge(&found.written);
+        (self.written, self.version) = (found.written, version);
     }
 
     /// The entry in the store that says that this use is under way.
@@ -44,21 +57,13 @@ impl Book {
         for _ in 0..3 {
             let text =
                 serde_json::to_string(&self.record).map_err(|error| StoreError::Unavailable(error.to_string()))?;
-            let expected = self.stored.as_ref().map(|stored| stored.version.as_str());
-            match store.write(NAME, text, expected).await {
+            match store.write(NAME, text, self.version.as_deref()).await {
                 Ok(stored) => {
-                    self.stored = Some(stored);
+                    self.version = Some(stored.version);
                     self.written = self.record.clone();
                     return Ok(());
                 }
-                // Only the leader writes: a former leader wrote last, or a person edited or deleted it. What this
-                // process knows stays true, and what is unreadable is replaced.
-                Err(StoreError::Conflict) => {
-                    self.stored = store.read(NAME).await?;
-                    let found = Self::of(self.stored.clone()).unwrap_or_default();
-                    self.record.merge(&found.written);
-                    self.written = found.written;
-                }
+                Err(StoreError::Conflict) => self.see(store.read(NAME).await?.as_ref()),
                 Err(error) => return Err(error),
             }
         }

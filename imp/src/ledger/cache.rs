@@ -1,30 +1,127 @@
-//! All ledgers as this process read or wrote them last. Only one process writes at a time, so the cache reads each
-//! ledger once. After a failed write it reads that ledger again. Resources that share a cluster see here what another
-//! resource wrote, without a read.
+//! All ledgers, read from the texts that the store knows: each version once. What another resource or a person wrote is
+//! seen here at once. After a failed write the ledger is read anew before anything else.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 
 use super::Ledger;
-use crate::ledger::file::{LedgerFile, publisher_of};
-use crate::store::{LedgerStore, StoreError};
+use crate::desired::Owner;
+use crate::ledger::file::{Claim, LedgerFile, StoredVersion, ledger_name, publisher_of};
+use crate::store::{LedgerStore, StoreError, StoredText};
 
 pub struct LedgerCache {
     store: Arc<dyn LedgerStore>,
     files: Mutex<Files>,
 }
 
+/// A ledger that cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnreadableLedger {
+    /// The publisher's pkid.
+    pub publisher: String,
+    /// What is wrong, and the remedy.
+    pub sentence: String,
+    version: StoredVersion,
+    claim: Claim,
+}
+
+impl UnreadableLedger {
+    /// Whether it may be the ledger of a cluster that this resource has.
+    pub fn may_be_of(&self, uid: &str) -> bool {
+        match &self.claim {
+            Claim::Unknown => true,
+            Claim::Nobody => false,
+            Claim::Of(owner) => owner == uid,
+        }
+    }
+}
+
+type Content = Result<Arc<LedgerFile>, Arc<UnreadableLedger>>;
+
 #[derive(Default)]
 struct Files {
-    /// Every ledger that exists is in here.
-    complete: bool,
-    by_publisher: BTreeMap<String, LedgerFile>,
+    by_publisher: BTreeMap<String, Content>,
+    /// Publishers of ledgers whose last write failed: it may have been done all the same.
+    doubtful: BTreeSet<String>,
+}
+
+impl Files {
+    /// Takes in a text that the store knows.
+    fn take(&mut self, publisher: &str, stored: &StoredText) -> Content {
+        let version = StoredVersion::from(stored);
+        let known = self.by_publisher.get(publisher);
+        let before = match known {
+            Some(Ok(file)) if file.version() == Some(&version) => return Ok(Arc::clone(file)),
+            Some(Err(unreadable)) if unreadable.version == version => return Err(Arc::clone(unreadable)),
+            Some(Ok(file)) => Claim::of(&file.ledger),
+            Some(Err(unreadable)) => unreadable.claim.clone(),
+            None => Claim::Unknown,
+        };
+        let content = LedgerFile::of(publisher, Some(stored))
+            .map(Arc::new)
+            .map_err(|sentence| {
+                let claim = match Claim::in_text(&stored.data) {
+                    Claim::Unknown => before,
+                    claim => claim,
+                };
+                Arc::new(UnreadableLedger {
+                    publisher: publisher.to_owned(),
+                    sentence,
+                    version,
+                    claim,
+                })
+            });
+        self.by_publisher.insert(publisher.to_owned(), content.clone());
+        content
+    }
+
+    /// A ledger that somebody has and that was there: what deletes it or leaves it empty does not end the claim.
+    fn owned(&self, publisher: &str) -> Option<&Arc<LedgerFile>> {
+        let file = self.by_publisher.get(publisher)?.as_ref().ok()?;
+        file.ledger.owner.is_some().then_some(file)
+    }
+
+    /// Takes in one that the store knows (`None`: there is none); `None`: it has to be read or made anew.
+    fn see(&mut self, publisher: &str, stored: Option<&StoredText>) -> Option<Content> {
+        match stored {
+            Some(stored) if !stored.data.is_empty() => Some(self.take(publisher, stored)),
+            _ if self.owned(publisher).is_some() => None,
+            _ => {
+                self.by_publisher.remove(publisher);
+                let unknown = LedgerFile::of(publisher, stored).ok()?;
+                Some(Ok(Arc::new(unknown)))
+            }
+        }
+    }
+
+    fn owner(&self, publisher: &str) -> Option<Owner> {
+        self.by_publisher.get(publisher)?.as_ref().ok()?.ledger.owner.clone()
+    }
+}
+
+/// All that exist.
+#[derive(Debug, Default)]
+pub struct AllLedgers {
+    pub readable: Vec<Arc<LedgerFile>>,
+    pub unreadable: Vec<Arc<UnreadableLedger>>,
+}
+
+/// A ledger changed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LedgerChange {
+    /// Who had the cluster, and who has it now.
+    pub owners: BTreeSet<Owner>,
+    /// Names under which its publisher was reached.
+    pub known_as: BTreeSet<String>,
+    /// Who had it has it no more.
+    pub freed: bool,
+    /// It is not readable, or was not.
+    pub unreadable: bool,
 }
 
 impl LedgerCache {
-    /// Knows none yet.
     pub fn new(store: Arc<dyn LedgerStore>) -> Self {
         Self {
             store,
@@ -32,60 +129,317 @@ impl LedgerCache {
         }
     }
 
-    /// The ledger of the publisher with that pkid.
-    pub async fn get(&self, publisher: &str) -> Result<LedgerFile, StoreError> {
-        if let Some(known) = self.files.lock().by_publisher.get(publisher) {
-            return Ok(known.clone());
+    /// The ledger of the publisher with that pkid. Only one that is in doubt, or that vanished, is asked for.
+    pub async fn get(&self, publisher: &str) -> Result<Arc<LedgerFile>, StoreError> {
+        let name = ledger_name(publisher);
+        let known = {
+            let mut files = self.files.lock();
+            let stored = self.store.get(&name)?;
+            let doubtful = files.doubtful.contains(publisher);
+            files.see(publisher, stored.as_deref()).filter(|_| !doubtful)
+        };
+        if let Some(content) = known {
+            return readable(content);
         }
-        let file = LedgerFile::load(&*self.store, publisher).await?;
-        let mut files = self.files.lock();
-        files.by_publisher.insert(publisher.to_owned(), file.clone());
+        let stored = self.store.read(&name).await?;
+        let vanished = {
+            let mut files = self.files.lock();
+            files.doubtful.remove(publisher);
+            match files.see(publisher, stored.as_ref()) {
+                Some(content) => return readable(content),
+                None => files.owned(publisher).cloned(),
+            }
+        };
+        let mut file = vanished.ok_or(StoreError::Conflict)?;
+        tracing::warn!(name, "the ledger was deleted and is made again");
+        let ledger = file.ledger.clone();
+        self.save(&mut file, ledger).await?;
         Ok(file)
     }
 
     /// The same where it differs from what the caller has.
-    pub async fn newer(&self, publisher: &str, than: Option<&LedgerFile>) -> Result<Option<LedgerFile>, StoreError> {
-        let same = |file: &LedgerFile| than.is_some_and(|own| own.is_version_of(file));
-        if self.files.lock().by_publisher.get(publisher).is_some_and(same) {
-            return Ok(None);
-        }
-        self.get(publisher).await.map(Some)
+    pub async fn newer(
+        &self,
+        publisher: &str,
+        than: Option<&Arc<LedgerFile>>,
+    ) -> Result<Option<Arc<LedgerFile>>, StoreError> {
+        let file = self.get(publisher).await?;
+        let same = than.is_some_and(|own| own.is_version_of(&file));
+        Ok((!same).then_some(file))
     }
 
     /// Writes a changed ledger; on success it is the one in `file`.
-    pub async fn save(&self, file: &mut LedgerFile, ledger: Ledger) -> Result<(), StoreError> {
+    pub async fn save(&self, file: &mut Arc<LedgerFile>, ledger: Ledger) -> Result<(), StoreError> {
         let publisher = file.ledger.publisher.clone();
-        let result = file.save(&*self.store, ledger).await;
+        let mut next = (**file).clone();
+        let result = next.save(&*self.store, ledger).await;
         let mut files = self.files.lock();
         if result.is_ok() {
-            files.by_publisher.insert(publisher, file.clone());
+            *file = Arc::new(next);
+            files.doubtful.remove(&publisher);
+            files.by_publisher.insert(publisher, Ok(Arc::clone(file)));
         } else {
-            files.by_publisher.remove(&publisher);
-            files.complete = false;
+            files.doubtful.insert(publisher);
         }
         result
     }
 
-    /// Reads in all that exist, by publisher.
-    pub async fn in_all<R>(&self, read: impl FnOnce(&BTreeMap<String, LedgerFile>) -> R) -> Result<R, StoreError> {
-        if !self.files.lock().complete {
-            for name in self.store.names().await? {
-                if let Some(publisher) = publisher_of(&name) {
-                    self.get(publisher).await?;
-                }
+    /// All that exist; one that cannot be read hides no other.
+    pub fn all(&self) -> Result<AllLedgers, StoreError> {
+        let mut files = self.files.lock();
+        let mut stored = BTreeSet::new();
+        for (name, text) in self.store.all()? {
+            if let Some(publisher) = publisher_of(&name)
+                && !text.data.is_empty()
+            {
+                // Its outcome is found below.
+                let _ = files.take(publisher, &text);
+                stored.insert(publisher.to_owned());
             }
-            self.files.lock().complete = true;
         }
-        Ok(read(&self.files.lock().by_publisher))
+        let vanished = |content: &Content| content.as_ref().is_ok_and(|file| file.ledger.owner.is_some());
+        files
+            .by_publisher
+            .retain(|publisher, content| stored.contains(publisher) || vanished(content));
+        let mut all = AllLedgers::default();
+        for content in files.by_publisher.values() {
+            match content {
+                Ok(file) => all.readable.push(Arc::clone(file)),
+                Err(unreadable) => all.unreadable.push(Arc::clone(unreadable)),
+            }
+        }
+        Ok(all)
     }
 
     /// The one of that resource for which this holds.
-    pub async fn of_owner(&self, uid: &str, is_it: impl Fn(&Ledger) -> bool) -> Result<Option<LedgerFile>, StoreError> {
+    pub fn of_owner(&self, uid: &str, is_it: impl Fn(&Ledger) -> bool) -> Result<Option<Arc<LedgerFile>>, StoreError> {
         let ours = |ledger: &Ledger| ledger.owner.as_ref().is_some_and(|owner| owner.uid == uid);
-        self.in_all(|files| {
-            let mut files = files.values();
-            files.find(|file| ours(&file.ledger) && is_it(&file.ledger)).cloned()
-        })
-        .await
+        let mut files = self.all()?.readable.into_iter();
+        Ok(files.find(|file| ours(&file.ledger) && is_it(&file.ledger)))
+    }
+
+    /// The text of that name changed in the store; `None`: it is no ledger.
+    pub fn changed(&self, name: &str) -> Option<LedgerChange> {
+        let publisher = publisher_of(name)?;
+        let mut files = self.files.lock();
+        let mut change = LedgerChange::default();
+        let mut look = |files: &Files| match files.by_publisher.get(publisher) {
+            Some(Ok(file)) => {
+                change.owners.extend(file.ledger.owner.clone());
+                change.known_as.extend(file.ledger.known_as.iter().cloned());
+            }
+            Some(Err(_)) => change.unreadable = true,
+            None => {}
+        };
+        look(&files);
+        let before = files.owner(publisher);
+        if let Ok(stored) = self.store.get(name) {
+            files.see(publisher, stored.as_deref());
+        }
+        look(&files);
+        change.freed = before.is_some() && before != files.owner(publisher);
+        Some(change)
+    }
+}
+
+fn readable(content: Content) -> Result<Arc<LedgerFile>, StoreError> {
+    content.map_err(|unreadable| StoreError::Unavailable(unreadable.sentence.clone()))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+    use crate::store::MemoryStore;
+    use crate::testing::desired;
+    use futures::future::BoxFuture;
+
+    const PUBLISHER: &str = "055c13d9-943d-459d-a3c6-af1d1176936d";
+
+    type Texts = Vec<(String, Arc<StoredText>)>;
+
+    /// What is known is what was there at the last look; before the first one nothing is.
+    #[derive(Default)]
+    struct Watched {
+        texts: MemoryStore,
+        known: Mutex<Option<Texts>>,
+        dead: Mutex<bool>,
+    }
+
+    impl Watched {
+        fn look(&self) {
+            *self.known.lock() = Some(self.texts.all().unwrap());
+        }
+    }
+
+    impl LedgerStore for Watched {
+        fn get(&self, name: &str) -> Result<Option<Arc<StoredText>>, StoreError> {
+            Ok(self
+                .all()?
+                .into_iter()
+                .find_map(|(known, text)| (known == name).then_some(text)))
+        }
+
+        fn all(&self) -> Result<Vec<(String, Arc<StoredText>)>, StoreError> {
+            let known = self.known.lock().clone();
+            known.ok_or_else(|| StoreError::Unavailable("not listed yet".to_owned()))
+        }
+
+        fn read<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<StoredText>, StoreError>> {
+            self.texts.read(name)
+        }
+
+        /// Where the process is dead, it is done and nobody hears of it.
+        fn write<'a>(
+            &'a self,
+            name: &'a str,
+            data: String,
+            expected: Option<&'a str>,
+        ) -> BoxFuture<'a, Result<StoredText, StoreError>> {
+            Box::pin(async move {
+                let written = self.texts.write(name, data, expected).await;
+                if *self.dead.lock() {
+                    return Err(StoreError::Unavailable("no answer".to_owned()));
+                }
+                self.look();
+                written
+            })
+        }
+
+        fn key(&self) -> BoxFuture<'_, Result<[u8; 32], StoreError>> {
+            self.texts.key()
+        }
+    }
+
+    struct Bench {
+        store: Arc<Watched>,
+        cache: LedgerCache,
+        file: Arc<LedgerFile>,
+    }
+
+    impl Bench {
+        /// A ledger that somebody has.
+        async fn new() -> Self {
+            let store = Arc::new(Watched::default());
+            store.look();
+            let cache = LedgerCache::new(Arc::clone(&store) as Arc<dyn LedgerStore>);
+            let mut bench = Self {
+                file: cache.get(PUBLISHER).await.unwrap(),
+                store,
+                cache,
+            };
+            bench.save("one").await.unwrap();
+            bench
+        }
+
+        fn named(&self, name: &str) -> Ledger {
+            let mut ledger = self.file.ledger.clone();
+            ledger.owner = Some(desired().owner);
+            ledger.known_as = BTreeSet::from([name.to_owned()]);
+            ledger
+        }
+
+        async fn save(&mut self, name: &str) -> Result<(), StoreError> {
+            let ledger = self.named(name);
+            self.cache.save(&mut self.file, ledger).await
+        }
+
+        /// Somebody else writes.
+        async fn edit(&self, text: &str) {
+            let name = ledger_name(PUBLISHER);
+            let stored = self.store.texts.get(&name).unwrap().unwrap();
+            let text = if text.is_empty() {
+                stored.data.replace("one", "two")
+            } else {
+                text.to_owned()
+            };
+            self.store
+                .texts
+                .write(&name, text, Some(&stored.version))
+                .await
+                .unwrap();
+            self.store.look();
+        }
+
+        async fn names(&self) -> Vec<String> {
+            let file = self.cache.get(PUBLISHER).await.unwrap();
+            file.ledger.known_as.iter().cloned().collect()
+        }
+    }
+
+    #[tokio::test]
+    async fn nothing_is_taken_for_absent_before_all_is_known() {
+        let cache = LedgerCache::new(Arc::new(Watched::default()));
+        assert!(cache.get(PUBLISHER).await.is_err());
+        assert!(cache.all().is_err());
+    }
+
+    #[tokio::test]
+    async fn what_a_person_writes_into_a_ledger_is_seen_at_once() {
+        let bench = Bench::new().await;
+        let newer = bench.cache.newer(PUBLISHER, Some(&bench.file)).await.unwrap();
+        assert!(newer.is_none());
+        bench.edit("").await;
+        let newer = bench.cache.newer(PUBLISHER, Some(&bench.file)).await.unwrap();
+        assert_eq!(newer.unwrap().ledger, bench.named("two"));
+        let change = bench.cache.changed(&ledger_name(PUBLISHER)).unwrap();
+        assert_eq!(change.owners, BTreeSet::from([desired().owner]));
+        assert!(change.known_as.contains("two") && !change.freed);
+
+        bench.edit("{").await;
+        let error = bench.cache.get(PUBLISHER).await.unwrap_err();
+        assert!(error.to_string().contains("is not readable"), "{error}");
+        // Who has it is known from before.
+        let AllLedgers { readable, unreadable } = bench.cache.all().unwrap();
+        assert!(readable.is_empty() && unreadable.iter().all(|ledger| !ledger.may_be_of("another")));
+        assert!(unreadable.iter().any(|ledger| ledger.may_be_of(&desired().owner.uid)));
+        // Deleted, as the sentence says, it is unknown.
+        bench.store.texts.clear();
+        bench.store.look();
+        assert_eq!(
+            bench.cache.get(PUBLISHER).await.unwrap().ledger,
+            Ledger::unknown(PUBLISHER)
+        );
+    }
+
+    #[tokio::test]
+    async fn a_ledger_that_somebody_deletes_or_empties_is_made_again_at_the_next_look() {
+        for empty in [false, true] {
+            let bench = Bench::new().await;
+            bench.store.texts.clear();
+            if empty {
+                let name = ledger_name(PUBLISHER);
+                bench.store.texts.write(&name, String::new(), None).await.unwrap();
+            }
+            bench.store.look();
+            assert_eq!(bench.cache.all().unwrap().readable.len(), 1, "the claim stays");
+            assert_eq!(bench.names().await, ["one"]);
+            let stored = bench.store.texts.get(&ledger_name(PUBLISHER)).unwrap().unwrap();
+            assert!(stored.data.contains("one"), "{stored:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_ledger_that_nobody_has_is_forgotten_when_it_is_deleted() {
+        let mut bench = Bench::new().await;
+        let ledger = Ledger {
+            owner: None,
+            ..bench.named("one")
+        };
+        bench.cache.save(&mut bench.file, ledger).await.unwrap();
+        bench.store.texts.clear();
+        bench.store.look();
+        assert!(bench.cache.all().unwrap().readable.is_empty());
+        assert_eq!(bench.names().await, [""; 0]);
+    }
+
+    #[tokio::test]
+    async fn after_a_write_without_an_answer_the_ledger_is_read_anew() {
+        let mut bench = Bench::new().await;
+        *bench.store.dead.lock() = true;
+        assert!(bench.save("two").await.is_err());
+        *bench.store.dead.lock() = false;
+        // The watch does not tell of it yet.
+        assert_eq!(bench.names().await, ["two"]);
     }
 }

@@ -11,7 +11,23 @@ pub struct LedgerFile {
     /// The ledger as it was read or written last.
     pub ledger: Ledger,
     name: String,
-    stored: Option<StoredText>,
+    stored: Option<StoredVersion>,
+}
+
+/// A version of an object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredVersion {
+    version: String,
+    uid: String,
+}
+
+impl From<&StoredText> for StoredVersion {
+    fn from(stored: &StoredText) -> Self {
+        Self {
+            version: stored.version.clone(),
+            uid: stored.uid.clone(),
+        }
+    }
 }
 
 /// The text: a ledger knows the object it was written into.
@@ -37,38 +53,44 @@ pub fn publisher_of(name: &str) -> Option<&str> {
 }
 
 impl LedgerFile {
-    /// Reads the ledger of the publisher with that pkid. One that is absent is unknown; one that
-    /// was restored into another object keeps its rows and proves nothing.
-    pub async fn load(store: &dyn LedgerStore, publisher: &str) -> Result<Self, StoreError> {
+    /// The ledger of the publisher with that pkid, as it is stored. One that is absent is unknown; one that was
+    /// restored into another object keeps its rows and proves nothing.
+    ///
+    /// # Errors
+    /// Why the text cannot be read, with the remedy.
+    pub fn of(publisher: &str, stored: Option<&StoredText>) -> Result<Self, String> {
         let name = ledger_name(publisher);
-        let stored = store.read(&name).await?;
-        let ledger = match &stored {
+        let ledger = match stored {
             Some(stored) if !stored.data.is_empty() => parse(&name, stored)?,
             _ => Ledger::unknown(publisher),
         };
+        let stored = stored.map(StoredVersion::from);
         Ok(Self { ledger, name, stored })
+    }
+
+    /// The version that it is; `None`: it is not stored.
+    pub const fn version(&self) -> Option<&StoredVersion> {
+        self.stored.as_ref()
     }
 
     /// Whether both are the same version of the same object.
     pub fn is_version_of(&self, other: &Self) -> bool {
-        let version = |file: &Self| {
-            let stored = file.stored.as_ref();
-            stored.map(|stored| (stored.uid.clone(), stored.version.clone()))
-        };
-        self.name == other.name && version(self) == version(other)
+        self.name == other.name && self.stored == other.stored
     }
 
     /// Writes a changed ledger; on success it is the one in here. A ledger that somebody deleted is made again: this
     /// process is the only one that writes, so nobody knows more.
     pub async fn save(&mut self, store: &dyn LedgerStore, ledger: Ledger) -> Result<(), StoreError> {
-        let deleted = match self.write(store, ledger.clone()).await {
-            Err(StoreError::Conflict) => store.read(&self.name).await?.is_none(),
+        match self.write(store, ledger.clone()).await {
+            Err(StoreError::Conflict) => {}
             written => return written,
-        };
-        if !deleted {
+        }
+        let found = store.read(&self.name).await?;
+        // Making one ends between object and text where a process ends.
+        if found.as_ref().is_some_and(|found| !found.data.is_empty()) {
             return Err(StoreError::Conflict);
         }
-        self.stored = None;
+        self.stored = found.as_ref().map(StoredVersion::from);
         self.write(store, ledger).await
     }
 
@@ -76,18 +98,51 @@ impl LedgerFile {
         let at = match &self.stored {
             Some(stored) => stored.clone(),
             // First the object, for its uid.
-            None => store.write(&self.name, String::new(), None).await?,
+            None => StoredVersion::from(&store.write(&self.name, String::new(), None).await?),
         };
         self.stored = Some(at.clone());
         let wrapped = StoredLedger { uid: at.uid, ledger };
         let text = serde_json::to_string(&wrapped).map_err(|error| StoreError::Unavailable(error.to_string()))?;
-        self.stored = Some(store.write(&self.name, text, Some(&at.version)).await?);
+        let written = store.write(&self.name, text, Some(&at.version)).await?;
+        self.stored = Some(StoredVersion::from(&written));
         self.ledger = wrapped.ledger;
         Ok(())
     }
 }
 
-fn parse(name: &str, stored: &StoredText) -> Result<Ledger, StoreError> {
+/// Whose cluster a text says that it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Claim {
+    /// It does not say.
+    Unknown,
+    Nobody,
+    /// The resource with this UID.
+    Of(String),
+}
+
+impl Claim {
+    pub fn of(ledger: &Ledger) -> Self {
+        ledger
+            .owner
+            .as_ref()
+            .map_or(Self::Nobody, |owner| Self::Of(owner.uid.clone()))
+    }
+
+    /// What a text tells that is no ledger for this release.
+    pub fn in_text(text: &str) -> Self {
+        let value: serde_json::Value = serde_json::from_str(text).unwrap_or_default();
+        match value.pointer("/ledger/owner") {
+            Some(serde_json::Value::Null) => Self::Nobody,
+            Some(owner) => match owner.get("uid").and_then(serde_json::Value::as_str) {
+                Some(uid) => Self::Of(uid.to_owned()),
+                None => Self::Unknown,
+            },
+            None => Self::Unknown,
+        }
+    }
+}
+
+fn parse(name: &str, stored: &StoredText) -> Result<Ledger, String> {
     #[derive(Deserialize)]
     struct SchemaOnly {
         ledger: Schema,
@@ -97,16 +152,16 @@ fn parse(name: &str, stored: &StoredText) -> Result<Ledger, StoreError> {
         schema: u32,
     }
     let unreadable = |error: &serde_json::Error| {
-        StoreError::Unavailable(format!(
+        format!(
             "ConfigMap {name} is not readable ({error}); restore it, or delete it: rows in IM&P are then foreign and have to be adopted by annotation"
-        ))
+        )
     };
     let schema: SchemaOnly = serde_json::from_str(&stored.data).map_err(|error| unreadable(&error))?;
     if schema.ledger.schema > SCHEMA {
-        return Err(StoreError::Unavailable(format!(
+        return Err(format!(
             "ConfigMap {name} was written by a newer release (schema {}, this one knows {SCHEMA}); run that release",
             schema.ledger.schema
-        )));
+        ));
     }
     let wrapped: StoredLedger = serde_json::from_str(&stored.data).map_err(|error| unreadable(&error))?;
     let mut ledger = wrapped.ledger;
@@ -165,16 +220,17 @@ mod tests {
     async fn a_ledger_that_was_deleted_is_made_again_with_what_this_process_knows() {
         const PUBLISHER: &str = "055c13d9-943d-459d-a3c6-af1d1176936d";
         let store = MemoryStore::default();
-        let mut file = LedgerFile::load(&store, PUBLISHER).await.unwrap();
+        let load = || LedgerFile::of(PUBLISHER, store.get(&ledger_name(PUBLISHER)).unwrap().as_deref()).unwrap();
+        let mut file = load();
         let mut ledger = file.ledger.clone();
         ledger.known_as.insert("cups.example".to_owned());
         file.save(&store, ledger.clone()).await.unwrap();
         store.clear();
         ledger.known_as.insert("cups2.example".to_owned());
         file.save(&store, ledger.clone()).await.unwrap();
-        assert_eq!(LedgerFile::load(&store, PUBLISHER).await.unwrap().ledger, ledger);
+        assert_eq!(load().ledger, ledger);
         // A ledger of somebody else is not written over.
-        let mut other = LedgerFile::load(&store, PUBLISHER).await.unwrap();
+        let mut other = load();
         other.save(&store, ledger.clone()).await.unwrap();
         assert_eq!(file.save(&store, ledger).await, Err(StoreError::Conflict));
     }

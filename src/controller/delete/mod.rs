@@ -16,10 +16,9 @@ use super::desired::Resource;
 use super::environment::Environment;
 use super::names::Owner;
 use super::outcome::{Error, Next};
-use super::questions::ClusterQuestion;
 use super::rows::execute::{self, LeftoverRows};
 use super::rows::plan::{CleanupStep, Deadline};
-use super::rows::{Cleanup, DroppedCluster, DroppedUnknown, Memory};
+use super::rows::{Cleanup, Dropped, DroppedCluster, Memory};
 use super::{answer, finalizer, requests, validate};
 use crate::api::conditions::{self, Findings};
 use crate::api::reasons::Reason;
@@ -36,17 +35,15 @@ pub async fn run(
     memory: &Cache<Memory>,
     object: &XmppFederation,
     owner: &Owner,
-    dropped: &Result<Vec<DroppedCluster>, DroppedUnknown>,
+    dropped: &Dropped,
 ) -> Result<Next, Error> {
     let now = Timestamp::now();
-    let known = dropped.as_deref().unwrap_or_default();
-    let mut cleanups = Cleanup::all_of(object, owner, known, memory, now);
+    let mut cleanups = Cleanup::all_of(object, owner, &dropped.clusters, memory, now);
     if cleanups.iter().any(|cleanup| cleanup.step == CleanupStep::Remove) {
         announce(env, object, None, now).await;
     }
     // A row that a call inserts after the removal would be left behind; its end wakes the resource.
-    let clusters = &env.observers.clusters;
-    if clusters.is_asking(&owner.uid, |question| matches!(question, ClusterQuestion::Reconcile(_))) {
+    if dropped.busy {
         return Ok(Next::OnChange);
     }
     let resource = resource(env, object, owner);
@@ -80,12 +77,15 @@ pub async fn run(
             again = again.min(cleanup.deadline.again(wanted));
         }
     }
-    if let Err(unknown) = dropped {
-        // Read again while there is time: clusters that are not named here may have rows.
-        let time = cleanups.iter().any(|cleanup| !cleanup.deadline.is_over());
-        if time && finalizer::is_on(object) && !requests::abandons(object) {
-            waits.push(unknown.to_string());
-            again = again.min(RETRY);
+    let unknown = dropped.unknown();
+    if let Some(unknown) = &unknown {
+        // What makes the ledger readable wakes the resource.
+        let mut open = cleanups.iter().filter(|cleanup| !cleanup.deadline.is_over());
+        if !requests::abandons(object)
+            && let Some(cleanup) = open.next()
+        {
+            waits.push(unknown.clone());
+            again = again.min(cleanup.deadline.again(Duration::MAX));
         }
     }
     if asking || !waits.is_empty() {
@@ -94,18 +94,16 @@ pub async fn run(
         return Ok(Next::After(again));
     }
     // What a removal wrote down last may show a cluster that was not known of at the beginning.
-    if let (Ok(before), Ok(now)) = (dropped, super::rows::dropped(env, object).await)
-        && now
-            .iter()
-            .any(|cluster| cluster.has_rows() && !before.iter().any(|known| known.is_same(cluster)))
-        && !requests::abandons(object)
-    {
+    let is_new = |cluster: &DroppedCluster| !dropped.clusters.iter().any(|known| known.is_same(cluster));
+    let mut more = Dropped::of(env, object).clusters.into_iter().filter(is_new);
+    if more.any(|cluster| cluster.has_rows()) && !requests::abandons(object) {
         return Ok(Next::After(Duration::ZERO));
     }
     let mut left = Vec::new();
     for cleanup in &cleanups {
-        left.extend(LeftoverRows::of(env, object, owner, cleanup, several).await);
+        left.extend(LeftoverRows::of(env, object, owner, cleanup, several));
     }
+    left.extend(unknown.map(|unknown| LeftoverRows::not_known(&unknown, object.status.as_ref())));
     notes.extend(left.iter().flat_map(|left| left.report(owner)));
     env.events.publish(object, &notes).await;
     finalizer::release(env, object).await?;

@@ -289,7 +289,8 @@ impl Bench {
         } = &self.context;
         let object = self.object();
         self.secrets(&object).await;
-        run(environment, &caches.rows, &object, &self.owner, &Ok(Vec::new()))
+        let dropped = Dropped::of(environment, &object);
+        run(environment, &caches.rows, &object, &self.owner, &dropped)
             .await
             .unwrap()
     }
@@ -507,14 +508,37 @@ async fn the_status_says_what_a_deletion_waits_for_and_how_long() {
 async fn after_a_removal_the_record_is_free_for_another_resource() {
     let bench = Bench::start().await;
     bench.delete().await;
-    let mut texts = Vec::new();
-    for name in bench.ledgers.names().await.unwrap() {
-        let stored = bench.ledgers.read(&name).await.unwrap().unwrap();
-        texts.extend(stored.data.contains("DeleteRow").then_some(stored.data));
-    }
-    let ledger: Value = serde_json::from_str(&texts[0]).unwrap();
+    let mut texts = bench.ledgers.all().unwrap().into_iter();
+    let (_, text) = texts.find(|(_, text)| text.data.contains("DeleteRow")).unwrap();
+    let ledger: Value = serde_json::from_str(&text.data).unwrap();
     assert_eq!(ledger["ledger"]["owner"], Value::Null, "{ledger:#}");
     assert_eq!(ledger["ledger"]["rows"], json!({}), "{ledger:#}");
+}
+
+#[rstest]
+#[case::whose_it_is_is_not_known("{", true)]
+#[case::of_another_resource(r#"{"uid": "1", "ledger": {"schema": 99, "owner": {"uid": "uid-9"}}}"#, false)]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deletion_waits_for_a_ledger_that_may_hide_rows_and_names_it_at_its_end(
+    #[case] text: &str,
+    #[case] hides: bool,
+) {
+    let bench = Bench::start().await;
+    let ledger = "xmpp-federation-imp-22222222-2222-4222-8222-222222222222";
+    bench.ledgers.write(ledger, text.to_owned(), None).await.unwrap();
+    let leaving = json!({"since": "2026-01-01T00:00:00Z", "message": "its publisher does not answer"});
+    let left = json!({"name": "second (cups2.example.net)", "leaving": leaving});
+    bench.set("/status", json!({"conditions": [], "imp": [left]}));
+    bench.delete().await;
+    assert!(bench.rows().is_empty());
+    assert_eq!(bench.abandoned(), u64::from(hides));
+    let told = bench.events("RowsAbandoned");
+    assert_eq!(told.len(), usize::from(hides), "{told:#?}");
+    for event in told {
+        for part in [ledger, "restore it", "second (cups2.example.net)"] {
+            assert!(event.contains(part), "{event}");
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

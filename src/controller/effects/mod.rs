@@ -34,7 +34,7 @@ use super::observer::Observation;
 use super::questions::{ClusterAnswer, ClusterQuestion};
 use super::references::SecretError;
 use super::rows::execute::{DroppedCleanups, PendingCleanup};
-use super::rows::{self, Dropped};
+use super::rows::{self, Dropped, DroppedCluster};
 use super::validate::{ImpCluster, ValidSpec};
 use super::{finalizer, requests};
 use crate::api::XmppFederation;
@@ -64,6 +64,15 @@ impl ClusterResult {
     }
 }
 
+/// Clusters that the spec names no more may be in ledgers that cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HiddenClusters {
+    /// Which ledgers, and the remedy.
+    pub sentence: String,
+    /// Names in the status of clusters that are known all the same.
+    pub known: Vec<String>,
+}
+
 /// How the step ends.
 pub enum Outcome {
     /// The finalizer was added first: the reconcile starts again.
@@ -77,6 +86,8 @@ pub struct Effects {
     pub clusters: Vec<ClusterResult>,
     /// Clusters that the spec names no more and that may hold rows of ours.
     pub pending: Vec<PendingCleanup>,
+    /// Where ledgers that cannot be read may hide such clusters.
+    pub hidden: Option<HiddenClusters>,
     /// Public records.
     pub records: Records,
     /// Addresses of the routers.
@@ -141,7 +152,8 @@ pub async fn run(
         return Ok(Outcome::Again);
     }
     let mut entries = valid.imp.iter().map(|cluster| &cluster.spec.name);
-    let all_looked_at = entries.all(|entry| missing.contains_key(entry) || seen.contains_key(entry));
+    let answered = |entry: &String| seen.get(entry).is_some_and(|seen| seen.current);
+    let all_looked_at = entries.all(|entry| missing.contains_key(entry) || answered(entry));
     let pending = cleanups.conclude(object, &seen, all_looked_at, &mut notes).await;
     let result = |cluster: &ImpCluster| {
         let entry = &cluster.spec.name;
@@ -155,6 +167,10 @@ pub async fn run(
     Ok(Outcome::Done(Box::new(Effects {
         clusters,
         pending,
+        hidden: dropped.unknown().map(|sentence| HiddenClusters {
+            sentence,
+            known: dropped.clusters.iter().map(DroppedCluster::name).collect(),
+        }),
         records,
         routers,
         addresses,

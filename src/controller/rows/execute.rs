@@ -7,10 +7,10 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::plan::CleanupStep;
-use super::{Cleanup, Dropped, DroppedCluster, Memory, dropped};
+use super::{Cleanup, Dropped, DroppedCluster, Memory};
 use crate::api::XmppFederation;
 use crate::api::reasons::Reason;
-use crate::api::status::ImpStatus;
+use crate::api::status::{ImpStatus, XmppFederationStatus};
 use crate::controller::cache::Cache;
 use crate::controller::dereference;
 use crate::controller::desired::{Resource, desired};
@@ -223,18 +223,14 @@ impl<'a> DroppedCleanups<'a> {
             return pending;
         }
         // A publisher that was asked just now may have turned out to be another name of one of them.
-        let still = dropped(self.env, object).await.ok();
-        let is_dropped = |cluster: &DroppedCluster| {
-            still
-                .as_ref()
-                .is_none_or(|still| still.iter().any(|other| other.is_same(cluster)))
-        };
+        let still = Dropped::of(self.env, object).clusters;
+        let is_dropped = |cluster: &DroppedCluster| still.iter().any(|other| other.is_same(cluster));
         for (cluster, mut cleanup) in std::mem::take(&mut self.cleanups) {
             if cleanup.step == CleanupStep::Remove {
                 cleanup.take(seen.get(&cluster.key()));
             }
             // A publisher that is being asked for the first time may be another name of it.
-            let unclear = !all_looked_at && cluster.record.unclear.is_some();
+            let unclear = !all_looked_at && cluster.record.unclear.is_some() && !cluster.is_leaving(object);
             if cleanup.removal.is_none() && (unclear || !is_dropped(cluster)) {
                 continue;
             }
@@ -263,7 +259,7 @@ impl<'a> DroppedCleanups<'a> {
             CleanupStep::GiveUp(why) => why,
         };
         let Resource { owner, .. } = self.resource;
-        let left = LeftoverRows::of(self.env, object, owner, &cleanup, true).await;
+        let left = LeftoverRows::of(self.env, object, owner, &cleanup, true);
         if let Some(dropped) = &cleanup.dropped {
             let publisher = &dropped.record.publisher;
             if let Err(error) = self.env.imp.give_up(&owner.uid, publisher, why, self.now).await {
@@ -293,7 +289,7 @@ pub struct LeftoverRows {
 
 impl LeftoverRows {
     /// What a cleanup leaves at its end; `None`: nothing, or it is not at its end.
-    pub async fn of(
+    pub fn of(
         env: &Environment,
         object: &XmppFederation,
         owner: &Owner,
@@ -310,8 +306,27 @@ impl LeftoverRows {
         } else {
             why.to_owned()
         };
-        let rows = rows(env, object, owner, cleanup).await;
+        let rows = rows(env, object, owner, cleanup);
         Some(Self { abandoned, why, rows })
+    }
+
+    /// What a ledger that cannot be read may leave; the status may name the clusters.
+    pub fn not_known(why: &str, status: Option<&XmppFederationStatus>) -> Self {
+        let clusters = status.into_iter().flat_map(|status| &status.imp);
+        let leaving: Vec<&str> = clusters
+            .filter(|imp| imp.leaving.is_some())
+            .map(|imp| imp.name.as_str())
+            .collect();
+        let told = if leaving.is_empty() {
+            String::new()
+        } else {
+            format!("; the status named {} last", leaving.join(", "))
+        };
+        Self {
+            abandoned: true,
+            why: format!("{why}{told}"),
+            rows: Vec::new(),
+        }
     }
 
     /// Writes all of it to the log and returns it as notes, as many as the length of an event needs.
@@ -383,7 +398,7 @@ impl LeftoverRows {
 
 /// The rows of ours that may stand in a cluster's table, each with the command that removes it.
 /// The ledger knows best; the status remembers where the ledger was lost.
-async fn rows(env: &Environment, object: &XmppFederation, owner: &Owner, cleanup: &Cleanup) -> Vec<String> {
+fn rows(env: &Environment, object: &XmppFederation, owner: &Owner, cleanup: &Cleanup) -> Vec<String> {
     let tried = cleanup.removal.as_ref().map(|removal| &removal.rows_left);
     if let Some(rows) = tried.filter(|rows| !rows.is_empty()) {
         return rows.clone();
@@ -395,7 +410,7 @@ async fn rows(env: &Environment, object: &XmppFederation, owner: &Owner, cleanup
     let status = status.and_then(|s| s.imp.iter().find(|imp| imp.name == cleanup.name));
     let table = status.and_then(|imp| imp.table.as_deref());
     let publisher = cleanup.entry.as_ref().map_or("", |entry| entry.publisher.as_str());
-    match env.imp.recorded(&owner.uid, publisher, table).await {
+    match env.imp.recorded(&owner.uid, publisher, table) {
         Ok(Some(rows)) => rows,
         _ => status.map(of_status).unwrap_or_default(),
     }

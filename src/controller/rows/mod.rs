@@ -16,15 +16,16 @@ use kube::ResourceExt;
 
 use super::cache::Cache;
 use super::environment::Environment;
+use super::finalizer;
 use super::names::Owner;
+use super::questions::ClusterQuestion;
 use crate::api::XmppFederation;
 use crate::api::spec::ImpSpec;
-use crate::api::status::XmppFederationStatus;
+use crate::api::status::{LeavingStatus, XmppFederationStatus};
 use plan::{CleanupStep, Deadline};
 use xmpp_federation_imp::desired::Desired;
-use xmpp_federation_imp::dropped::DroppedRecord;
+use xmpp_federation_imp::dropped::{DroppedRecord, DroppedRecords};
 use xmpp_federation_imp::report::Removal;
-use xmpp_federation_imp::store::StoreError;
 
 /// A Secret that was deleted so shortly before the resource was deleted with it, as in a namespace that is
 /// deleted. A Secret that was deleted earlier takes the account away from the operator.
@@ -131,41 +132,67 @@ impl DroppedCluster {
         format!("left {}", self.record.publisher)
     }
 
+    /// What the status says of its end.
+    fn leaving<'a>(&self, status: Option<&'a XmppFederationStatus>) -> Option<&'a LeavingStatus> {
+        let name = self.name();
+        let mut clusters = status.into_iter().flat_map(|status| &status.imp);
+        clusters.find(|imp| imp.name == name)?.leaving.as_ref()
+    }
+
+    /// Whether the status tells of its end.
+    pub fn is_leaving(&self, object: &XmppFederation) -> bool {
+        self.leaving(object.status.as_ref()).is_some()
+    }
+
     /// Since when it is noticed, as the status says.
     pub fn since(&self, status: Option<&XmppFederationStatus>, now: Timestamp) -> Timestamp {
-        let name = self.name();
-        status
-            .into_iter()
-            .flat_map(|status| &status.imp)
-            .filter(|imp| imp.name == name)
-            .find_map(|imp| imp.leaving.as_ref()?.since.parse().ok())
+        self.leaving(status)
+            .and_then(|leaving| leaving.since.parse().ok())
             // A clock that was ahead when this was written would stop the time.
             .map_or(now, |since: Timestamp| since.min(now))
     }
 }
 
 /// The clusters that the spec does not name any more.
+#[derive(Debug, Default)]
 pub struct Dropped {
     pub clusters: Vec<DroppedCluster>,
+    /// Why there may be more: a sentence with the remedy for each ledger that cannot be read.
+    pub unreadable: Vec<String>,
     /// A call of the resource was under way when they were looked for, and may still write.
     pub busy: bool,
 }
 
-/// The ledgers cannot be read.
-#[derive(Debug, thiserror::Error)]
-#[error("whether rows are left in clusters that spec.imp does not name any more is not known: {0}")]
-pub struct DroppedUnknown(StoreError);
+impl Dropped {
+    /// The clusters that the spec does not name any more, by their ledgers.
+    pub fn of(env: &Environment, object: &XmppFederation) -> Self {
+        let uid = object.uid().unwrap_or_default();
+        // Looked for before the ledgers are: what a call writes afterwards would be missed there.
+        let asking = |question: &ClusterQuestion| matches!(question, ClusterQuestion::Reconcile(_));
+        let busy = env.observers.clusters.is_asking(&uid, asking);
+        let entries = object.spec.imp.iter();
+        let publishers: Vec<String> = entries.map(|entry| entry.publisher.to_ascii_lowercase()).collect();
+        let DroppedRecords { known, mut unreadable } = env.imp.left_by(&uid, &publishers);
+        // Rows are written only behind the finalizer.
+        if !finalizer::is_on(object) {
+            unreadable.clear();
+        }
+        Self {
+            clusters: known.into_iter().map(DroppedCluster::new).collect(),
+            unreadable,
+            busy,
+        }
+    }
 
-/// The clusters that the spec does not name any more, by their ledgers.
-///
-/// # Errors
-/// The ledgers cannot be read.
-pub async fn dropped(env: &Environment, object: &XmppFederation) -> Result<Vec<DroppedCluster>, DroppedUnknown> {
-    let entries = object.spec.imp.iter();
-    let publishers: Vec<String> = entries.map(|entry| entry.publisher.to_ascii_lowercase()).collect();
-    let uid = object.uid().unwrap_or_default();
-    let records = env.imp.left_by(&uid, &publishers).await.map_err(DroppedUnknown)?;
-    Ok(records.into_iter().map(DroppedCluster::new).collect())
+    /// Why it is not known whether there are more; `None`: there are none.
+    pub fn unknown(&self) -> Option<String> {
+        (!self.unreadable.is_empty()).then(|| {
+            format!(
+                "whether rows are left in clusters that spec.imp does not name any more is not known: {}",
+                self.unreadable.join("; ")
+            )
+        })
+    }
 }
 
 /// Why the rows of a cluster are removed.
@@ -303,7 +330,7 @@ mod tests {
     #[test]
     fn the_time_counts_from_when_the_status_first_named_it() {
         let dropped = dropped(&json!({}), 1);
-        let leaving = crate::api::status::LeavingStatus {
+        let leaving = LeavingStatus {
             since: at(-300).to_string(),
             message: String::new(),
         };

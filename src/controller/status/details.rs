@@ -83,7 +83,12 @@ fn clusters(inputs: &Inputs<'_>, previous: &XmppFederationStatus) -> Vec<ImpStat
         }),
         ..ImpStatus::default()
     });
-    named.chain(pending).collect()
+    // What cannot be read now is leaving as it was.
+    let hidden = inputs.effects.hidden.iter().flat_map(|hidden| {
+        let left = previous.imp.iter().filter(|imp| imp.leaving.is_some());
+        left.filter(|imp| !hidden.known.contains(&imp.name))
+    });
+    named.chain(pending).chain(hidden.cloned()).collect()
 }
 
 fn imp_status(inputs: &Inputs<'_>, name: &str, report: &Report, before: Option<&ImpStatus>) -> ImpStatus {

@@ -35,6 +35,10 @@ pub(super) fn verdicts(findings: &mut Findings, inputs: &Inputs<'_>) {
                 let verdict = Verdict::no(Reason::ClusterLeft, pending_sentence(pending));
                 (pending.name.clone(), verdict)
             }));
+            named.extend(inputs.effects.hidden.iter().map(|hidden| {
+                let verdict = Verdict::unknown(ImpReason::LedgerUnavailable, hidden.sentence.as_str());
+                ("ledgers".to_owned(), verdict)
+            }));
         }
         findings.add(kind, over_all(named));
     }

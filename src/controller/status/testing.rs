@@ -160,6 +160,7 @@ pub fn verdict(world: &World, kind: Type) -> Verdict {
     let effects = Effects {
         clusters: results,
         pending: Vec::new(),
+        hidden: None,
         records: Records {
             own_seen: true,
             partners_seen: true,
