@@ -30,6 +30,7 @@ xmpp_federation_imp::reasons! {
         ConfigNotLoaded: "A pod has not loaded the newest configuration.", "Wait; read the pod's log if it lasts.";
         ConfigRejected: "A pod refused the newest configuration and goes on with the old one.", "Correct the value named in the message.";
         NoAddress: "The Service has no public address yet.", "Check the load balancer's controller, or set spec.edge.publicAddresses.";
+        FieldsAdded: "Others have set fields in objects of ours that the operator does not set.", "Remove the fields named in the message, or set what they are for in the spec.";
         EmptyAllowList: "The allow list is empty and no domain is in staticRoutes or peers, so nothing federates.", "List domains in spec.privacy.domains.";
         CertificateExpired: "The certificate has expired.", "Renew the certificate in its Secret.";
         CertificateNames: "The certificate lacks a domain.", "Have it issued with all names in the message.";

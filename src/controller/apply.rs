@@ -16,6 +16,7 @@ use super::build::{DesiredObject, DesiredObjects};
 use super::cache::Cache;
 use super::dereference::{EdgePod, ExistingObjects};
 use super::environment::Environment;
+use super::fields::ForeignField;
 use super::kube::{Error, Kind, call};
 use super::names::Owner;
 use super::objects::{APPLIED, ExistingObject};
@@ -82,6 +83,8 @@ pub struct AppliedObjects {
     written: Vec<ObjectWrite>,
     /// Why some are not as wanted; the others are.
     pub failed: Vec<ApplyError>,
+    /// Fields that others have added to them.
+    pub added: Vec<String>,
 }
 
 impl AppliedObjects {
@@ -140,6 +143,11 @@ pub async fn run(
         (Kind::StatefulSet, edge, state(stateful_set), &live.stateful_set),
     ] {
         let found = found.as_ref();
+        if let (Ok(DesiredObject::Present(value)), Some(found)) = (&wanted, found) {
+            let added = found.added(value);
+            let name = |field: &ForeignField| format!("{} {name}: {field}", kind.as_str());
+            applied.added.extend(added.map(name));
+        }
         applied.take(match wanted {
             Ok(DesiredObject::Present(value)) => to.apply(kind, &name, &value, found).await,
             Ok(DesiredObject::Absent) => to.delete(kind, &name, found).await,

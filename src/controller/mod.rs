@@ -24,6 +24,7 @@ mod desired;
 mod effects;
 mod environment;
 mod events;
+mod fields;
 mod finalizer;
 mod guard;
 mod kube;

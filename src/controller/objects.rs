@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use xmpp_federation_core::SecretBytes;
 use xmpp_federation_core::edge_config::HostPort;
 
+use super::fields::{self, ForeignField};
 use super::kube::Kind;
 use super::names::EDGE_CONFIG;
 use crate::api::{INSTANCE_LABEL, MANAGED_BY, OBJECTS_MANAGER};
@@ -35,6 +36,8 @@ pub struct ExistingObject {
     /// Where somebody else has written a field of it since: the whole, until it was compared with what is wanted.
     unread: Mutex<Option<Box<str>>>,
     only_ours: bool,
+    /// Fields that others have set.
+    foreign: Vec<ForeignField>,
 }
 
 /// Annotation with the hash of what was sent, so that a removed field is noticed.
@@ -107,6 +110,11 @@ impl ExistingObject {
         let instance = object.labels().get(INSTANCE_LABEL).cloned();
         let deleting = object.metadata.deletion_timestamp.is_some();
         let (applied, only_ours) = (object.annotations().get(APPLIED).cloned(), only_ours(&object));
+        let foreign = if only_ours {
+            Vec::new()
+        } else {
+            fields::foreign(&object)
+        };
         let metadata = &mut object.metadata;
         (metadata.managed_fields, metadata.resource_version, metadata.generation) = (None, None, None);
         if let Some(data) = object.data.as_object_mut() {
@@ -127,6 +135,7 @@ impl ExistingObject {
             content,
             applied,
             only_ours,
+            foreign,
             unread: Mutex::new((!compared).then(|| text.into_boxed_str())),
         }
     }
@@ -140,6 +149,10 @@ impl ExistingObject {
         if self.only_ours {
             return Some(applied == hash);
         }
+        // Somebody else has taken a field over: a comparison does not see what was added inside of it.
+        if self.foreign.iter().any(|field| field.is_in(wanted)) {
+            return Some(false);
+        }
         let mut unread = self.unread.lock();
         let live: Value = serde_json::from_str(unread.as_deref()?).unwrap_or_default();
         let same = is_subset(wanted, &live);
@@ -147,6 +160,11 @@ impl ExistingObject {
             *unread = None;
         }
         Some(same)
+    }
+
+    /// Fields that others have added.
+    pub fn added<'a>(&'a self, wanted: &Value) -> impl Iterator<Item = &'a ForeignField> {
+        self.foreign.iter().filter(|field| !field.is_in(wanted))
     }
 
     /// An object as it was answered to a write of ours, which has all that is wanted.
@@ -170,7 +188,7 @@ fn only_ours(object: &DynamicObject) -> bool {
     let mut entries = object
         .managed_fields()
         .iter()
-        .filter(|entry| entry.subresource.is_none())
+        .filter(|entry| entry.subresource.as_deref() != Some("status"))
         .peekable();
     entries.peek().is_some()
         && entries.all(|entry| {
@@ -303,6 +321,33 @@ mod tests {
         let third = ExistingObject::new(Kind::Service, service("2", "192.0.2.2", "3"), Some(&second));
         assert_eq!(third.has(&wanted, ""), Some(false));
         assert_eq!(third.has(&wanted, ""), Some(false));
+    }
+
+    #[rstest]
+    #[case::nobody_else(json!([]), Some(true), &[])]
+    #[case::a_status(json!([["status", {"f:spec": {"f:replicas": {}}}]]), Some(true), &[])]
+    #[case::scaled_by_hand(json!([["scale", {"f:spec": {"f:replicas": {}}}]]), Some(false), &[])]
+    #[case::added(json!([["", {"f:spec": {"f:ordinals": {}}}]]), Some(true), &["spec.ordinals by kubectl"])]
+    fn what_others_wrote_is_taken_back_where_it_is_ours_and_named_elsewhere(
+        #[case] others: Value,
+        #[case] same: Option<bool>,
+        #[case] added: &[&str],
+    ) {
+        let wanted = json!({"spec": {"replicas": 2}});
+        let mut managed =
+            vec![json!({"manager": OBJECTS_MANAGER, "operation": "Apply", "fieldsV1": {"f:spec": {"f:x": {}}}})];
+        managed.extend(others.as_array().unwrap().iter().map(|other| {
+            json!({"manager": "kubectl", "operation": "Update", "fieldsV1": other[1],
+                "subresource": Some(&other[0]).filter(|name| **name != json!(""))})
+        }));
+        let set = object(
+            json!({"apiVersion": "apps/v1", "kind": "StatefulSet", "spec": {"replicas": 2},
+            "metadata": {"name": "coluc-edge", "annotations": {APPLIED: "hash"}, "managedFields": managed}}),
+        );
+        let found = ExistingObject::new(Kind::StatefulSet, set, None);
+        assert_eq!(found.has(&wanted, "hash"), same);
+        let named: Vec<String> = found.added(&wanted).map(ToString::to_string).collect();
+        assert_eq!(named, added);
     }
 
     #[rstest]

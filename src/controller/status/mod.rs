@@ -29,7 +29,7 @@ use super::build::material::Material;
 use super::dereference::{EdgePod, KubeView};
 use super::effects::Effects;
 use super::validate::ValidSpec;
-use crate::api::conditions::{self, Findings, Type};
+use crate::api::conditions::{self, Findings, Status, Type, Verdict};
 use crate::api::reasons::Reason;
 use crate::api::status::XmppFederationStatus;
 
@@ -63,13 +63,37 @@ fn findings(inputs: &Inputs<'_>) -> Findings {
     };
     findings.add(Type::DialbackSecretReady, dialback::verdict(inputs));
     findings.add(Type::CertificateReady, certificate::verdict(inputs));
-    findings.add(Type::EdgeAvailable, edge::verdict(inputs));
+    findings.add(
+        Type::EdgeAvailable,
+        with_additions(edge::verdict(inputs), &inputs.applied.added),
+    );
     findings.add(Type::RouterLinksUp, clusters::over_all(links::verdicts(inputs)));
     findings.add(Type::RecordsVerified, records::verdict(inputs));
     findings.add(Type::PartnersReachable, partners::verdict(inputs));
     imp::verdicts(&mut findings, inputs);
     not_applied(&mut findings, &inputs.applied.failed);
     findings
+}
+
+/// Names fields that others have added to objects of ours: they may be why pods do not run.
+fn with_additions(verdict: Verdict, added: &[String]) -> Verdict {
+    if added.is_empty() {
+        return verdict;
+    }
+    let reason = match verdict.status {
+        Status::True => Reason::FieldsAdded,
+        _ => verdict.reason,
+    };
+    let message = format!(
+        "{}; others have set fields that the operator does not: {}; remove them, or set what they are for in the spec",
+        verdict.message,
+        added.join(", ")
+    );
+    Verdict {
+        reason,
+        message,
+        ..verdict
+    }
 }
 
 /// Objects that are not as wanted: the first one's error, and how many more there are.
