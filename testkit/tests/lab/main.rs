@@ -4,6 +4,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
+mod operator;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;

@@ -22,7 +22,7 @@ use crate::usage::Usage;
 /// Namespaces of the resources; bodies of requests in the first one are in the audit log.
 pub const NAMESPACES: [&str; 3] = ["bench-a", "bench-b", "bench-c"];
 /// Namespace of the operator.
-const SYSTEM: &str = "xmpp-federation-system";
+pub const SYSTEM: &str = "xmpp-federation-system";
 /// Requests of the bench under way at once.
 pub const PARALLEL: usize = 16;
 /// Name of the operator's process and kubeconfig.
@@ -179,6 +179,16 @@ impl Stage {
 
     /// Applies the chart and makes the namespaces with the Secrets that the resources name.
     pub async fn install(&self, watched: &[&str]) -> Result<(), Error> {
+        self.make_namespaces().await?;
+        self.apply_chart(watched, &[]).await?;
+        let crd = "crd/xmppfederations.xmppfederation.io";
+        #[rustfmt::skip]
+        self.lab.kubectl(&["wait", "--for=condition=Established", crd, "--timeout=30s"]).await?;
+        Ok(())
+    }
+
+    /// Makes the namespaces, with the Secrets that the resources name.
+    pub async fn make_namespaces(&self) -> Result<(), Error> {
         let mut objects = Vec::new();
         for name in NAMESPACES.iter().chain([&SYSTEM]) {
             objects.push(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}));
@@ -197,17 +207,17 @@ impl Stage {
             }
         }
         let list = json!({"apiVersion": "v1", "kind": "List", "items": objects});
-        self.apply(&list.to_string()).await?;
+        self.apply(&list.to_string()).await
+    }
+
+    /// Applies the chart with these namespaces and further words of helm.
+    pub async fn apply_chart(&self, watched: &[&str], more: &[&str]) -> Result<(), Error> {
         let chart = layout::repository().join("charts/xmpp-federation-operator");
         let watched = format!("watchNamespaces={}", json!(watched));
         let chart = chart.display().to_string();
         #[rustfmt::skip]
         let words = ["template", "xmpp-federation-operator", &chart, "--namespace", SYSTEM, "--set-json", &watched];
-        self.apply(&self.lab.helm(&words).await?).await?;
-        let crd = "crd/xmppfederations.xmppfederation.io";
-        #[rustfmt::skip]
-        self.lab.kubectl(&["wait", "--for=condition=Established", crd, "--timeout=30s"]).await?;
-        Ok(())
+        self.apply(&self.lab.helm(&[&words, more].concat()).await?).await
     }
 
     /// Starts the operator and waits until it leads.
