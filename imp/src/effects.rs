@@ -196,8 +196,10 @@ impl<'a> PlanInput<'a> {
             adopt: self.desired.requests.adopt_rows.is_some(),
             fresh: self.fresh,
         };
-        let action = match comparison.next() {
-            Ok(action) => action,
+        // What a former resource left on purpose is for the next one that is active.
+        let touches = self.desired.activation == Activation::Active || ledger.is_of(&self.desired.owner);
+        let action = match touches.then(|| comparison.next()).transpose() {
+            Ok(action) => action.flatten(),
             Err(blocked) => return wait(WaitReason::Blocked(blocked), until),
         };
         if let Some(action) = action {

@@ -56,7 +56,7 @@ impl ReportInput<'_> {
             table: self.seen.table.map(|table| table.to_string()),
             nodes: self.nodes(),
             recorded_nodes: ours.map_or_else(Vec::new, Ledger::node_names),
-            registrations: registrations(ours),
+            registrations: registrations(ours.filter(|ledger| ledger.is_of(&self.desired.owner))),
             slots: self
                 .desired
                 .component_ids
@@ -103,6 +103,12 @@ impl ReportInput<'_> {
                 return Reason::Prepared.yes(format!("No rows are wanted in {table}, and none of ours is there"));
             }
             let ids: Vec<&str> = ledger.rows.values().map(|row| row.component_id.as_str()).collect();
+            if !ledger.is_of(&self.desired.owner) {
+                return Reason::Prepared.yes(format!(
+                    "No rows are wanted in {table}; those of {}, which a former resource left, are for the next one that is active",
+                    ids.join(", ")
+                ));
+            }
             return Reason::Registering.no(format!(
                 "The rows of {} are to be removed from {table}{}",
                 ids.join(", "),

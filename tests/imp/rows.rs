@@ -7,6 +7,7 @@ use xmpp_federation_core::{Activation, ForeignComponents};
 use xmpp_federation_imp::desired::RestartMode;
 use xmpp_federation_imp::reasons::Reason;
 use xmpp_federation_imp::report::{Progress, Report, SlotSync, Status};
+use xmpp_federation_imp::store::LedgerStore as _;
 use xmpp_federation_imp::timings::Timings;
 
 use crate::support::{Bench, PUBLISHER, id, quick, quick_timings, says};
@@ -48,6 +49,36 @@ fn ids(bench: &Bench) -> Vec<String> {
 
 fn writes(bench: &Bench) -> usize {
     bench.calls("axl", "executeSQLUpdate").len()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_that_a_former_resource_left_are_for_the_next_one_that_is_active() {
+    let mut bench = registered_by_hand().await;
+    let names = bench.store.all().unwrap().into_iter();
+    let mut publishers = names.filter_map(|(name, _)| Some(name.strip_prefix("xmpp-federation-imp-")?.to_owned()));
+    let publisher = publishers.find(|name| name != "logins").unwrap();
+    let former = bench.desired.owner.uid.clone();
+    let given_up = bench
+        .operator
+        .give_up(&former, &publisher, "kept", jiff::Timestamp::now());
+    given_up.await.unwrap();
+    let (rows, writes_before) = (bench.rows(), writes(&bench));
+
+    bench.desired.owner.uid = "r-2".to_owned();
+    bench.desired.live_owners = ["r-2"].into();
+    bench.desired.activation = Activation::Prepared;
+    let report = bench.until_rows(5, Reason::Prepared).await;
+    says(&report.components_registered, &[id(0).as_str(), "former resource"]);
+    assert_eq!((report.wants_to_act, report.registrations.len()), (false, 0));
+    bench.keep_on(1.0).await;
+    let removal = bench.operator.remove(&bench.desired).await;
+    assert!(removal.done && removal.rows_left.is_empty(), "{removal:?}");
+    assert_eq!((bench.rows(), writes(&bench)), (rows.clone(), writes_before));
+
+    bench.desired.activation = Activation::Active;
+    let report = bench.until_registered(5).await;
+    assert_eq!(report.registrations.len(), 2);
+    assert_eq!((bench.rows(), writes(&bench)), (rows, writes_before));
 }
 
 #[tokio::test(flavor = "multi_thread")]

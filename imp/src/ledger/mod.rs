@@ -197,10 +197,14 @@ impl Ledger {
         self.owner.as_ref().filter(|other| other.uid != owner.uid)
     }
 
+    /// Whether that resource has the cluster.
+    pub fn is_of(&self, owner: &Owner) -> bool {
+        self.owner.as_ref().is_some_and(|o| o.uid == owner.uid)
+    }
+
     /// The resource gives the cluster up, where it has it and no row of ours is left.
     pub fn free(&mut self, owner: &Owner) {
-        let has = self.owner.as_ref().is_some_and(|o| o.uid == owner.uid);
-        if has && self.rows.is_empty() {
+        if self.is_of(owner) && self.rows.is_empty() {
             self.owner = None;
             self.rounds.clear();
             self.readable = None;

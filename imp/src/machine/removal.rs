@@ -28,8 +28,10 @@ impl Machine {
         let freed = freed && self.ledger_error.is_none();
         let barred = self.seen.barred.is_some();
         let ledger = self.ledger.as_ref();
-        let claimed = ledger.is_some_and(|ledger| ledger.claimed_by_another(&desired.owner).is_some());
-        let done = !barred && (claimed || freed);
+        let of_others =
+            |ledger: &Ledger| !ledger.is_of(&desired.owner) && (ledger.owner.is_some() || !ledger.rows.is_empty());
+        let of_others = self.ledger_error.is_none() && ledger.is_some_and(of_others);
+        let done = !barred && (of_others || freed);
         let table = self.seen.table.map(Table::name);
         let rows_left = match ledger {
             Some(ledger) if !done && !barred => rows_left(ledger, table),
@@ -49,7 +51,9 @@ impl Machine {
         }
         let message = if done {
             let deleted = std::mem::take(&mut self.deleted);
-            if deleted.is_empty() {
+            if of_others {
+                "No row in IM&P's table is of this resource".to_owned()
+            } else if deleted.is_empty() {
                 "No row of ours is left in IM&P's table".to_owned()
             } else {
                 let message = format!(
