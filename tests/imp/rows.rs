@@ -119,6 +119,25 @@ async fn rows_that_vanish_come_back_once_and_the_second_time_somebody_else_write
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_removes_rows_that_are_to_go_is_no_other_writer() {
+    let mut bench = registered_by_hand().await;
+    for _ in 0..2 {
+        // Nothing is removed by the operator.
+        bench.desired.maintenance = true;
+        bench.desired.activation = Activation::Prepared;
+        bench.once().await;
+        bench.sim.sql("DELETE FROM xmpps2snodes").unwrap();
+        refresh(&mut bench);
+        let free = |report: &Report| report.components_registered.message.contains("none of ours is there");
+        bench.until(10, "free", free).await;
+        bench.desired.maintenance = false;
+        bench.desired.activation = Activation::Active;
+        bench.until(10, "registered again", registered).await;
+    }
+    assert!(!bench.events.iter().any(|event| event.reason == Reason::RowsVanished));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_partial_read_of_rows_that_stand_changes_nothing() {
     for fault in ["axl-rows-missing", "axl-empty-return"] {
         let mut bench = registered_by_hand().await;

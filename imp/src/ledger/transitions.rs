@@ -46,7 +46,7 @@ pub fn apply(ledger: &mut Ledger, desired: &Desired, seen: &mut Observation, now
     nodes(ledger, seen, &mut events);
     replace_future_stamps(ledger, now);
     commands_on_their_way(ledger, seen, now);
-    rows(ledger, seen, now, &mut events);
+    rows(ledger, desired, seen, now, &mut events);
     readable(ledger, desired, seen, now);
     end_excuses(ledger, seen);
     requests(ledger, desired, seen, now);
@@ -65,8 +65,9 @@ fn claim(ledger: &mut Ledger, desired: &Desired) {
     match desired.activation {
         Activation::Active if stale || ledger.owner.is_none() => {
             ledger.owner = Some(desired.owner.clone());
-            // What another resource was asked for is not done for this one.
+            // What another resource was asked for is not done for this one, nor what somebody did to its rows.
             ledger.rounds.clear();
+            ledger.vanished = 0;
             // A token that came with the resource was meant for a cluster before this.
             ledger
                 .handled_restart_token
@@ -115,7 +116,7 @@ fn commands_on_their_way(ledger: &mut Ledger, seen: &Observation, now: Stamp) {
     }
 }
 
-fn rows(ledger: &mut Ledger, seen: &Observation, now: Stamp, events: &mut Vec<Event>) {
+fn rows(ledger: &mut Ledger, desired: &Desired, seen: &Observation, now: Stamp, events: &mut Vec<Event>) {
     let Some(rows) = seen.rows.as_ref().filter(|_| seen.rows_current()) else {
         return;
     };
@@ -147,6 +148,14 @@ fn rows(ledger: &mut Ledger, seen: &Observation, now: Stamp, events: &mut Vec<Ev
     }
     for (action, pkid, id) in late {
         unanswered(ledger, action, pkid, &id, now, events);
+    }
+    // Whoever removes rows that are to go does as they should.
+    let is_wanted = |ledger: &Ledger, pkid: &Pkid| {
+        let row = ledger.rows.get(pkid);
+        row.is_some_and(|row| desired.wanted().contains(&row.component_id))
+    };
+    for (pkid, vanished) in &mut gone {
+        *vanished &= is_wanted(ledger, pkid);
     }
     // However many rows went: that was one time.
     if gone.iter().any(|(_, vanished)| *vanished) {
