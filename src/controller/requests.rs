@@ -21,8 +21,17 @@ pub fn to_clusters(object: &XmppFederation) -> Requests {
 
 /// The value of an annotation that was not served yet.
 pub fn unserved<'a>(object: &'a XmppFederation, annotation: &str) -> Option<&'a String> {
+    unserved_by(object.status.as_ref(), object, annotation)
+}
+
+/// The same, given the status.
+pub fn unserved_by<'a>(
+    status: Option<&XmppFederationStatus>,
+    object: &'a impl ResourceExt,
+    annotation: &str,
+) -> Option<&'a String> {
     let served = |value: &String| {
-        let mut handled = object.status.iter().flat_map(|status| &status.handled_requests);
+        let mut handled = status.into_iter().flat_map(|status| &status.handled_requests);
         handled.any(|handled| handled.annotation == annotation && handled.value == bounds::request_value(value))
     };
     object.annotations().get(annotation).filter(|value| !served(value))

@@ -16,6 +16,7 @@ use super::desired::Resource;
 use super::environment::Environment;
 use super::names::Owner;
 use super::outcome::{Error, Next};
+use super::questions::ClusterQuestion;
 use super::rows::execute::{self, LeftoverRows};
 use super::rows::plan::{CleanupStep, Deadline};
 use super::rows::{Cleanup, Dropped, DroppedCluster, Memory};
@@ -25,6 +26,7 @@ use crate::api::reasons::Reason;
 use crate::api::status::XmppFederationStatus;
 use crate::api::{XmppFederation, request};
 use xmpp_federation_imp::desired::Requests;
+use xmpp_federation_imp::dropped::DroppedRecords;
 
 /// An object that this release cannot read is looked at again after this.
 const RETRY: Duration = Duration::from_secs(5);
@@ -168,23 +170,38 @@ pub async fn unreadable(
     if !finalizer::is_on(object) {
         return Ok(Next::OnChange);
     }
+    let uid = object.uid().unwrap_or_default();
+    // What a call writes after the ledgers are read would not be told.
+    let asking = |question: &ClusterQuestion| matches!(question, ClusterQuestion::Reconcile(_));
+    if env.observers.clusters.is_asking(&uid, asking) {
+        return Ok(Next::OnChange);
+    }
     let now = Timestamp::now();
     let asked = object.metadata.deletion_timestamp.as_ref().map_or(now, |time| time.0);
     // Nothing is tried, so a process that has just started gives up as soon as any other.
     let deadline = Deadline::new(asked, now, Duration::MAX);
-    let abandoned = object.annotations().contains_key(request::ABANDON_ROWS);
+    let abandoned = requests::unserved_by(Some(status), object, request::ABANDON_ROWS).is_some();
     if !deadline.is_over() && !abandoned {
         return Ok(Next::After(RETRY));
     }
     let owner = Owner {
         name: object.name_any(),
         namespace: object.namespace().unwrap_or_default(),
-        uid: object.uid().unwrap_or_default(),
+        uid,
     };
+    // Whatever its spec names, all that it has.
+    let DroppedRecords { known, unreadable } = env.imp.left_by(&owner.uid, &[]);
+    let mut why = vec!["the object does not fit the schema of this release".to_owned()];
+    why.extend(unreadable);
     let left = LeftoverRows {
         abandoned: true,
-        why: "the object does not fit the schema of this release".to_owned(),
-        rows: status.imp.iter().flat_map(execute::of_status).collect(),
+        why: why.join("; "),
+        // The status remembers where the ledger was lost.
+        rows: if known.is_empty() {
+            status.imp.iter().flat_map(execute::of_status).collect()
+        } else {
+            known.into_iter().flat_map(|cluster| cluster.rows).collect()
+        },
     };
     // The object does not fit the type that events are written for: the log has to do.
     left.report(&owner);

@@ -23,6 +23,7 @@ use serde_json::{Value, json};
 use testkit_simulator::{FaultOptions, ImpConfig, SimulatedImp};
 
 use super::*;
+use crate::api::status::{HandledRequest, ImpStatus, RegistrationStatus};
 use crate::controller::context::Context;
 use crate::controller::dereference;
 use crate::controller::desired::desired;
@@ -321,6 +322,8 @@ enum Trouble {
     SecretGoneEarlier,
     SecretGoneWithUs,
     SecretGoneAndNewProcess,
+    SecretGoneAndAnotherPublisher,
+    SecretWithoutPassword,
     AuthoritiesGone,
     Maintenance,
     Paused,
@@ -362,6 +365,22 @@ impl Trouble {
                 gone("cups-axl");
                 bench.restart_operator();
             }
+            Self::SecretGoneAndAnotherPublisher => {
+                gone("cups-axl");
+                bench.set("/spec/imp/0/publisher", json!("cups9.example.net"));
+            }
+            Self::SecretWithoutPassword => {
+                let (name, mut object) = secret("cups-axl", &[("username", "axluser")]);
+                object["metadata"]["resourceVersion"] = json!("2");
+                bench.server.lock().unwrap().secrets.insert(name, object);
+                let name = bench.owner.sibling("cups-axl");
+                bench
+                    .context
+                    .environment
+                    .snapshots
+                    .references
+                    .changed(Kind::Secret, name);
+            }
             Self::AuthoritiesGone => gone("cups-ca"),
             Self::Maintenance => bench.set("/spec/imp/0/maintenance", json!(true)),
             Self::Paused => bench.set("/spec/paused", json!(true)),
@@ -402,6 +421,7 @@ enum Ends {
 #[case(Trouble::SecretGoneEarlier, Ends::GivenUp("Secret cups-axl"))]
 #[case(Trouble::SecretGoneWithUs, Ends::Removed)]
 #[case(Trouble::SecretGoneAndNewProcess, Ends::GivenUp("Secret cups-axl"))]
+#[case(Trouble::SecretWithoutPassword, Ends::GivenUp("has no key \"password\""))]
 #[case(Trouble::AuthoritiesGone, Ends::Removed)]
 #[case(Trouble::Maintenance, Ends::GivenUp("maintenance is true"))]
 #[case(Trouble::Paused, Ends::GivenUp("spec.paused is true"))]
@@ -513,6 +533,55 @@ async fn after_a_removal_the_record_is_free_for_another_resource() {
     let ledger: Value = serde_json::from_str(&text.data).unwrap();
     assert_eq!(ledger["ledger"]["owner"], Value::Null, "{ledger:#}");
     assert_eq!(ledger["ledger"]["rows"], json!({}), "{ledger:#}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_account_of_another_publisher_is_not_used_where_the_secret_is_gone() {
+    let mut bench = Bench::start().await;
+    Trouble::SecretGoneAndAnotherPublisher.make(&mut bench);
+    let (rows, calls) = (bench.rows(), bench.sim.calls(0).len());
+    bench.delete().await;
+    // Neither the new publisher is taken for done nor the former one asked.
+    assert_eq!((bench.rows(), bench.sim.calls(0).len()), (rows.clone(), calls));
+    let told = bench.events("RowsAbandoned");
+    named(&told, &rows, "Secret cups-axl, ");
+}
+
+#[rstest]
+#[case::by_the_ledger(false, 2)]
+#[case::by_the_status_where_the_ledger_is_lost(true, 3)]
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_of_an_object_that_cannot_be_read_are_told_before_it_goes(#[case] lost: bool, #[case] count: u64) {
+    let mut bench = Bench::start().await;
+    if lost {
+        bench.ledgers.clear();
+        bench.restart_operator();
+    }
+    bench.set("/spec/imp", json!("of another release"));
+    let object = |bench: &Bench| serde_json::from_value(bench.server.lock().unwrap().resource.clone()).unwrap();
+    let registered = |n: u8| RegistrationStatus {
+        component_id: format!("cm-{n}"),
+        pkid: n.to_string(),
+    };
+    let mut status = XmppFederationStatus {
+        imp: vec![ImpStatus {
+            registrations: (0..3).map(registered).collect(),
+            ..ImpStatus::default()
+        }],
+        handled_requests: vec![HandledRequest {
+            annotation: request::ABANDON_ROWS.to_owned(),
+            value: "served".to_owned(),
+        }],
+        ..XmppFederationStatus::default()
+    };
+    let env = &bench.context.environment;
+    bench.set("/metadata/annotations", json!({request::ABANDON_ROWS: "served"}));
+    let next = unreadable(env, &object(&bench), &status).await.unwrap();
+    assert_eq!((next, bench.abandoned()), (Next::After(RETRY), 0));
+    status.handled_requests.clear();
+    let next = unreadable(env, &object(&bench), &status).await.unwrap();
+    assert_eq!((next, bench.abandoned()), (Next::Gone, count));
+    assert_eq!(bench.server.lock().unwrap().released, 1);
 }
 
 #[rstest]
