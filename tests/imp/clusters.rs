@@ -565,6 +565,57 @@ async fn a_former_cluster_that_cannot_be_reached_is_given_up_with_its_sql() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_ends_is_told_although_the_status_cannot_be_written() {
+    let world = World::new().await;
+    let (first, second) = tokio::join!(cluster("first"), cluster("second"));
+    let mut entries = [of(&first, "first", "Manual"), of(&second, "second", "Manual")];
+    entries[1]["onDelete"] = json!("Retain");
+    world.resource("coluc", "coluc.com", &entries);
+    world
+        .until("coluc", "registered", |seen| {
+            seen.is_some_and(|seen| seen.rows("first") == 1 && seen.rows("second") == 1)
+        })
+        .await;
+    let pkid = second.state().nodes[0].rows[0].pkid.clone();
+    let code = http::StatusCode::INTERNAL_SERVER_ERROR;
+    world.api.refuse("/coluc/status", code, "InternalError", "no");
+    world.set_entries("coluc", &entries[..1]);
+    world.until_told("RowsRetained: ", &pkid).await;
+    assert_eq!(rows(&second), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deletion_takes_care_of_rows_where_the_name_of_their_publisher_led_before() {
+    for answers in [true, false] {
+        let mut world = World::new().await;
+        let (former, new) = tokio::join!(cluster("first"), cluster("first"));
+        let with_timeout = |sim: &SimulatedImp| {
+            let mut entry = of(sim, "first", "Manual");
+            entry["deletionTimeout"] = json!("3s");
+            entry
+        };
+        world.resource("coluc", "coluc.com", &[with_timeout(&former)]);
+        let registered = |seen: Option<&Reading>| seen.is_some_and(|seen| seen.rows("first") == 1);
+        world.until("coluc", "registered", registered).await;
+        let pkid = former.state().nodes[0].rows[0].pkid.clone();
+        // IM&P was installed anew under that name while the operator was away.
+        world.operator.task.abort();
+        let _ = (&mut world.operator.task).await;
+        world.set_entries("coluc", &[with_timeout(&new)]);
+        world.api.edit(&format!("{RESOURCE}/coluc"), |object| {
+            object["metadata"]["deletionTimestamp"] = json!(jiff::Timestamp::now().to_string());
+        });
+        let former = answers.then_some(former);
+        world.operator = Operator::start(&world.api);
+        world.until("coluc", "gone", |seen| seen.is_none()).await;
+        assert_eq!((former.as_ref().map_or(0, rows), rows(&new)), (0, 0));
+        let told = world.api.events();
+        let abandoned = |event: &String| event.starts_with("RowsAbandoned: ") && event.contains(&pkid);
+        assert_eq!(told.iter().any(abandoned), !answers, "{told:#?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn another_publisher_in_an_entry_moves_the_rows_and_another_name_of_the_same_does_not() {
     let mut world = World::new().await;
     let (first, second) = tokio::join!(cluster("first"), cluster("second"));

@@ -32,7 +32,7 @@ use super::kube::Error;
 use super::objects::Content;
 use super::observer::Observation;
 use super::questions::{ClusterAnswer, ClusterQuestion};
-use super::references::SecretError;
+use super::references::{SecretError, Secrets};
 use super::rows::execute::{DroppedCleanups, PendingCleanup};
 use super::rows::{self, Dropped, DroppedCluster};
 use super::validate::{ImpCluster, ValidSpec};
@@ -191,7 +191,7 @@ fn requests_of(
     let mut missing = BTreeMap::new();
     for (index, cluster) in valid.imp.iter().enumerate() {
         let entry = cluster.spec.name.clone();
-        let place = place_of(valid, index);
+        let place = place_of(valid, index, &view.secrets);
         let wanted = desired(resource, cluster, place, &view.secrets, &view.pods).map(|mut desired| {
             desired.hold_acts = hold_acts;
             Arc::new(desired)
@@ -243,7 +243,7 @@ fn nodes_of(report: &Report, in_use: Option<&NodeAddresses>) -> Vec<String> {
 }
 
 /// The place of an entry among the others.
-fn place_of(valid: &ValidSpec, index: usize) -> Place {
+fn place_of(valid: &ValidSpec, index: usize, secrets: &Secrets) -> Place {
     let before = valid.imp.get(..index).unwrap_or_default();
     Place {
         earlier: before
@@ -253,7 +253,10 @@ fn place_of(valid: &ValidSpec, index: usize) -> Place {
                 publisher: cluster.publisher(),
             })
             .collect(),
-        reach: valid.imp.get(index).and_then(|cluster| rows::to_ledger(&cluster.spec)),
+        reach: valid
+            .imp
+            .get(index)
+            .and_then(|cluster| rows::to_ledger(&cluster.spec, secrets)),
         only: None,
     }
 }

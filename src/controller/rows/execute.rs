@@ -36,6 +36,11 @@ pub enum RemovalError {
     /// The account or its authority is not usable.
     #[error(transparent)]
     Secret(#[from] SecretError),
+    /// Another publisher's password must not be tried here: it would be locked there.
+    #[error(
+        "Secret {0} was changed since and holds the account of {1} now, so it is not tried at this cluster; put its entry back with a Secret of its own, then remove it again"
+    )]
+    Reused(String, String),
     /// The API server refuses a Secret.
     #[error("{0}")]
     NotRead(String),
@@ -45,6 +50,9 @@ pub enum RemovalError {
 pub fn removal(resource: &Resource<'_>, cleanup: &Cleanup, secrets: &Secrets) -> Result<Desired, RemovalError> {
     let entry = cleanup.entry.as_ref().ok_or(RemovalError::NoEntry)?;
     let cluster = validate::dropped_entry(entry)?;
+    if let Some((secret, publisher)) = cleanup.reused(secrets) {
+        return Err(RemovalError::Reused(secret.clone(), publisher.clone()));
+    }
     let Some(dropped) = &cleanup.dropped else {
         return Ok(desired(resource, &cluster, Place::default(), secrets, &[])?);
     };
@@ -243,7 +251,11 @@ impl<'a> DroppedCleanups<'a> {
                     name: cluster.name(),
                     since,
                     message,
-                    rows: cluster.record.rows.clone(),
+                    // By hand nothing is removed either that may be wanted.
+                    rows: match cluster.record.unclear {
+                        Some(_) => Vec::new(),
+                        None => cluster.record.rows.clone(),
+                    },
                 });
             }
         }

@@ -13,12 +13,14 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use kube::ResourceExt;
+use serde::{Deserialize, Serialize};
 
 use super::cache::Cache;
 use super::environment::Environment;
 use super::finalizer;
 use super::names::Owner;
 use super::questions::ClusterQuestion;
+use super::references::Secrets;
 use crate::api::XmppFederation;
 use crate::api::spec::ImpSpec;
 use crate::api::status::{LeavingStatus, XmppFederationStatus};
@@ -96,17 +98,50 @@ pub struct DroppedCluster {
     pub record: DroppedRecord,
     /// The entry as it was accepted last; `None`: the ledger does not say it.
     pub entry: Option<ImpSpec>,
+    /// The versions of the Secrets with its accounts then, by name.
+    accounts: BTreeMap<String, String>,
 }
 
-/// The text that the ledger keeps of an entry.
-pub fn to_ledger(entry: &ImpSpec) -> Option<String> {
-    serde_json::to_string(entry).ok()
+/// What the ledger keeps beside the fields of an entry.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct ReachedWith {
+    #[serde(default)]
+    accounts: BTreeMap<String, String>,
+}
+
+/// The Secrets with the accounts of an entry.
+fn account_names(entry: &ImpSpec) -> impl Iterator<Item = &String> {
+    let control_center = entry.control_center_credentials_secret_ref.as_ref();
+    std::iter::once(&entry.credentials_secret_ref)
+        .chain(control_center)
+        .map(|reference| &reference.name)
+}
+
+/// Which Secret it is, and in which version; `None`: it does not exist.
+fn version_of(secrets: &Secrets, name: &str) -> Option<String> {
+    let version = &secrets.0.get(name)?.as_ref()?.version;
+    Some(format!("{}/{}", version.uid, version.resource_version))
+}
+
+/// The text that the ledger keeps of an entry and its accounts.
+pub fn to_ledger(entry: &ImpSpec, secrets: &Secrets) -> Option<String> {
+    let accounts = account_names(entry).filter_map(|name| Some((name.clone(), version_of(secrets, name)?)));
+    let accounts = accounts.collect();
+    let mut text = serde_json::to_value(entry).ok()?;
+    let with = serde_json::to_value(ReachedWith { accounts }).ok()?;
+    text.as_object_mut()?.extend(with.as_object()?.clone());
+    serde_json::to_string(&text).ok()
 }
 
 impl DroppedCluster {
     fn new(record: DroppedRecord) -> Self {
-        let entry = record.reach.as_deref().and_then(|text| serde_json::from_str(text).ok());
-        Self { record, entry }
+        let reach = record.reach.as_deref().unwrap_or_default();
+        let with: ReachedWith = serde_json::from_str(reach).unwrap_or_default();
+        Self {
+            entry: serde_json::from_str(reach).ok(),
+            accounts: with.accounts,
+            record,
+        }
     }
 
     /// Whether both are one cluster.
@@ -216,6 +251,8 @@ pub struct Cleanup {
     pub dropped: Option<DroppedCluster>,
     /// For how long this is tried.
     pub deadline: Deadline,
+    /// The Secrets with the accounts of other publishers in the spec, each with one of them.
+    taken: BTreeMap<String, String>,
     /// What comes next.
     pub step: CleanupStep,
     /// What a try came to.
@@ -230,6 +267,7 @@ impl Cleanup {
             deadline: deadline.with_timeout_of(Some(entry)),
             entry: Some(entry.clone()),
             dropped: None,
+            taken: BTreeMap::new(),
             step: CleanupStep::Remove,
             removal: None,
         }
@@ -242,12 +280,31 @@ impl Cleanup {
             deadline: deadline.with_timeout_of(dropped.entry.as_ref()),
             entry: dropped.entry.clone(),
             dropped: Some(dropped.clone()),
+            taken: BTreeMap::new(),
             step: CleanupStep::Remove,
             removal: None,
         }
     }
 
+    /// A Secret that holds the account of another publisher by now, and that publisher: it was changed since it was used
+    /// here, and a live entry names it.
+    fn reused(&self, secrets: &Secrets) -> Option<(&String, &String)> {
+        let (dropped, entry) = (self.dropped.as_ref()?, self.entry.as_ref()?);
+        let was_changed = |name: &str| {
+            let before = dropped.accounts.get(name);
+            before.is_some_and(|before| version_of(secrets, name).is_some_and(|now| now != *before))
+        };
+        let mut taken = account_names(entry).filter_map(|name| Some((name, self.taken.get(name)?)));
+        taken.find(|(name, _)| was_changed(name))
+    }
+
     fn planned(mut self, object: &XmppFederation) -> Self {
+        let own = self.entry.as_ref().map(|entry| entry.publisher.to_ascii_lowercase());
+        let live = object.spec.imp.iter();
+        let others = live.filter(|entry| Some(entry.publisher.to_ascii_lowercase()) != own);
+        self.taken = others
+            .flat_map(|entry| account_names(entry).map(|name| (name.clone(), entry.publisher.clone())))
+            .collect();
         self.step = self.plan(object);
         self
     }
@@ -302,7 +359,7 @@ mod testing {
         DroppedCluster::new(DroppedRecord {
             publisher: "p-1".to_owned(),
             name: "cups2.example.net".to_owned(),
-            reach: to_ledger(&spec),
+            reach: to_ledger(&spec, &Secrets::default()),
             rows: vec![ROW.to_owned(); rows],
             unclear: None,
         })
@@ -314,17 +371,60 @@ mod testing {
 }
 
 #[cfg(test)]
+mod dropped_tests;
+#[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use super::testing::{at, dropped};
     use super::*;
+    use crate::controller::references::SecretContent;
+    use crate::controller::testing::spec_with;
+    use rstest::rstest;
     use serde_json::json;
+    use xmpp_federation_imp::access::SecretVersion;
 
     #[test]
     fn the_entry_survives_in_the_ledgers_words() {
         let dropped = dropped(&json!({"deletionTimeout": "1m"}), 1);
         assert_eq!(dropped.name(), "second (cups2.example.net)");
         assert_eq!(dropped.entry.unwrap().deletion_timeout.get(), Duration::from_mins(1));
+    }
+
+    fn secrets(version: &str) -> Secrets {
+        let version = SecretVersion {
+            namespace: "federation".to_owned(),
+            name: "second-axl".to_owned(),
+            uid: "s-1".to_owned(),
+            resource_version: version.to_owned(),
+        };
+        let content = SecretContent {
+            version,
+            data: BTreeMap::new(),
+        };
+        Secrets(BTreeMap::from([("second-axl".to_owned(), Some(content))]))
+    }
+
+    #[rstest]
+    #[case::another_ones_password("cups3.example.net", "2", true)]
+    #[case::one_account_for_both("cups3.example.net", "1", false)]
+    #[case::a_new_password_of_its_own("cups2.example.net", "2", false)]
+    fn a_password_that_is_of_another_publisher_by_now_is_not_tried(
+        #[case] publisher: &str,
+        #[case] version: &str,
+        #[case] reused: bool,
+    ) {
+        let DroppedCluster { record, entry, .. } = dropped(&json!({}), 1);
+        let record = DroppedRecord {
+            reach: to_ledger(&entry.unwrap(), &secrets("1")),
+            ..record
+        };
+        let dropped = DroppedCluster::new(record);
+        let mut spec = spec_with("/imp/0/credentialsSecretRef", json!({"name": "second-axl"}));
+        spec.imp.first_mut().unwrap().publisher = publisher.to_owned();
+        let object = XmppFederation::new("coluc", spec);
+        let deadline = Deadline::new(at(0), at(0), Duration::ZERO);
+        let cleanup = Cleanup::of_dropped(Cause::Dropped, &dropped, deadline).planned(&object);
+        assert_eq!(cleanup.reused(&secrets(version)).is_some(), reused);
     }
 
     #[test]

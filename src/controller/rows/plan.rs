@@ -79,9 +79,10 @@ impl Deadline {
     /// When it is over, to the second, unless the operator was away.
     fn end(self) -> String {
         let timeout = SignedDuration::try_from(self.timeout).unwrap_or_default();
-        self.asked
-            .saturating_add(timeout)
-            .map_or_else(|_| "deletionTimeout".to_owned(), |end| end.to_string())
+        match self.asked.saturating_add(timeout) {
+            Ok(end) if end > self.now => format!("at {end} (deletionTimeout)"),
+            _ => "as soon as this ends, because deletionTimeout is over".to_owned(),
+        }
     }
 
     /// When to look again, given when the removal itself wants to go on.
@@ -126,6 +127,14 @@ impl Cleanup {
 
     fn obstacle(&self, object: &XmppFederation) -> Obstacle {
         let deleted = self.cause == Cause::Deleted;
+        let written = self.dropped.as_ref().and_then(|dropped| dropped.record.reach.as_ref());
+        if self.entry.is_none() && written.is_some() {
+            return Obstacle::Passing(
+                "another release wrote down how this cluster was reached, in words that this one cannot read"
+                    .to_owned(),
+                "; run that release",
+            );
+        }
         let Some(entry) = &self.entry else {
             let why = "the record of this cluster does not say how it was reached";
             // In a deletion no entry comes back.
@@ -185,7 +194,7 @@ impl Cleanup {
     /// Says until when.
     pub fn wait(&self, why: &str) -> CleanupStep {
         CleanupStep::Wait(format!(
-            "{why}. The rows are given up at {} (deletionTimeout), or at once by the annotation {}",
+            "{why}. The rows are given up {}, or at once by a new value of the annotation {}",
             self.deadline.end(),
             request::ABANDON_ROWS
         ))
@@ -371,8 +380,36 @@ mod tests {
         };
         assert_eq!(
             sentence,
-            "Secret cups-axl does not exist. The rows are given up at 2023-11-14T22:23:20Z (deletionTimeout), or at once by the annotation xmppfederation.io/abandon-rows"
+            "Secret cups-axl does not exist. The rows are given up at 2023-11-14T22:23:20Z (deletionTimeout), or at once by a new value of the annotation xmppfederation.io/abandon-rows"
         );
+    }
+
+    #[test]
+    fn a_time_that_is_over_is_not_told_as_one_to_come() {
+        let object = object("", Value::Null);
+        let step = deletion(&object, 601, 0).after(Err(&"no answer"));
+        let CleanupStep::Wait(sentence) = step else {
+            panic!("it does not wait")
+        };
+        assert!(sentence.contains("given up as soon as this ends"), "{sentence}");
+    }
+
+    #[rstest]
+    #[case(Cause::Deleted, 0, "wait")]
+    #[case(Cause::Dropped, 0, "wait")]
+    #[case(Cause::Deleted, 600, "give up")]
+    fn words_of_another_release_are_not_taken_for_none(
+        #[case] cause: Cause,
+        #[case] since: i64,
+        #[case] expected: &str,
+    ) {
+        let object = object("", Value::Null);
+        let mut cleanup = former(&json!({}), 1, since);
+        (cleanup.cause, cleanup.entry) = (cause, None);
+        cleanup.step = cleanup.plan(&object);
+        assert_eq!(kind(&cleanup.step), expected, "{cleanup:?}");
+        let told = told(&cleanup);
+        assert!(told.contains("another release"), "{told}");
     }
 
     /// IM&P's own wait may be an hour, as after a 401.
@@ -401,7 +438,7 @@ mod tests {
     fn where_nobody_knows_how_it_was_reached_a_deletion_does_not_wait() {
         let mut object = object("", Value::Null);
         let mut cluster = dropped(&json!({}), 1);
-        cluster.entry = None;
+        (cluster.entry, cluster.record.reach) = (None, None);
         let deadline = Deadline::new(at(0), at(0), Duration::ZERO);
         let cleanup = Cleanup::of_dropped(Cause::Deleted, &cluster, deadline);
         assert_eq!(kind(&cleanup.plan(&object)), "give up");
@@ -447,7 +484,7 @@ mod tests {
         let mut cluster = dropped(&json!({}), 1);
         cluster.record.unclear = unclear.map(str::to_owned);
         if unclear.is_none() {
-            cluster.entry = None;
+            (cluster.entry, cluster.record.reach) = (None, None);
         }
         let mut cleanup = former(&json!({}), 1, since);
         cleanup.entry.clone_from(&cluster.entry);

@@ -47,11 +47,14 @@ pub(super) fn verdicts(findings: &mut Findings, inputs: &Inputs<'_>) {
 
 /// A cluster that the spec names no more still has rows.
 fn pending_sentence(pending: &PendingCleanup) -> String {
-    format!(
-        "it is not in spec.imp any more, and its rows are being removed: {}; or remove them by hand, on its publisher's command line: {}",
-        pending.message,
-        pending.rows.join("; ")
-    )
+    let message = &pending.message;
+    let by_hand = if pending.rows.is_empty() {
+        String::new()
+    } else {
+        let rows = pending.rows.join("; ");
+        format!("; or remove them by hand, on its publisher's command line: {rows}")
+    };
+    format!("it is not in spec.imp any more, and its rows are being removed: {message}{by_hand}")
 }
 
 /// One cluster's verdict on one condition.
