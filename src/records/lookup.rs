@@ -163,7 +163,7 @@ impl Lookup for RecordResolver {
     async fn srv(&self, service: Service, domain: &Domain) -> SrvAnswer {
         match self.ask(&service.record(domain), RecordType::SRV).await {
             Ok(records) => {
-                let found: Vec<Srv> = records
+                let mut found: Vec<Srv> = records
                     .into_iter()
                     .filter_map(|(_, data)| match data {
                         RData::SRV(srv) => Some(Srv {
@@ -175,6 +175,11 @@ impl Lookup for RecordResolver {
                         _ => None,
                     })
                     .collect();
+                // DNS rotates its answers.
+                found.sort_by(|a, b| {
+                    let order = |srv: &Srv| (srv.priority, std::cmp::Reverse(srv.weight), srv.port);
+                    (order(a), &a.target).cmp(&(order(b), &b.target))
+                });
                 if found.is_empty() {
                     SrvAnswer::Absent
                 } else {

@@ -7,4 +7,4 @@ mod lookup;
 mod verify;
 
 pub use lookup::{RecordResolvers, ResolverError};
-pub use verify::{RecordState, RecordStatus, Wanted, verify};
+pub use verify::{RecordState, RecordStatus, Wanted, hold, verify};

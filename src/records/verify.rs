@@ -1,14 +1,18 @@
 //! Compares public records with what federation needs.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use futures::StreamExt as _;
+use jiff::Timestamp;
 use xmpp_federation_core::Domain;
 
 use super::lookup::{Addresses, Lookup, Service, Srv, SrvAnswer};
 
 /// Questions under way at once.
-const PARALLEL: usize = 8;
+const PARALLEL: usize = 16;
+/// One record is not waited for longer, so dead name servers of one domain delay no other domain.
+const LIMIT: Duration = Duration::from_secs(10);
 
 /// What the records should say.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,8 +42,10 @@ pub enum RecordState {
     Unknown,
     /// A partner's record, found.
     PartnerFound,
-    /// A partner's record, absent or failing: their domain cannot be reached by DNS.
+    /// A partner's record, absent: their domain cannot be reached by DNS.
     PartnerMissing,
+    /// A partner's record of which DNS never gave an answer.
+    PartnerUnknown,
 }
 
 /// One record and what to do about it.
@@ -51,6 +57,44 @@ pub struct RecordStatus {
     pub state: RecordState,
     /// What was found, and the remedy where one is needed.
     pub message: String,
+    /// Since when DNS gives no answer, where that of an earlier look stands.
+    pub unanswered_since: Option<Timestamp>,
+}
+
+impl RecordStatus {
+    fn new(name: String, state: RecordState, message: String) -> Self {
+        Self {
+            name,
+            state,
+            message,
+            unanswered_since: None,
+        }
+    }
+}
+
+/// Lets the last answers stand of partners that cannot be looked up now. What is told does not change while that lasts.
+pub fn hold(before: &[RecordStatus], mut found: Vec<RecordStatus>, now: Timestamp) -> Vec<RecordStatus> {
+    for record in &mut found {
+        let same = |old: &&RecordStatus| old.name == record.name;
+        let Some(old) = before
+            .iter()
+            .find(same)
+            .filter(|_| record.state == RecordState::PartnerUnknown)
+        else {
+            continue;
+        };
+        let lasts = old.state == RecordState::PartnerUnknown || old.unanswered_since.is_some();
+        *record = match old.state {
+            _ if lasts => old.clone(),
+            RecordState::PartnerFound => RecordStatus {
+                message: format!("{}; since {now:.0} it {}", old.message, record.message),
+                unanswered_since: Some(now),
+                ..old.clone()
+            },
+            _ => continue,
+        };
+    }
+    found
 }
 
 /// What is looked at: ours by service, or a partner's.
@@ -62,6 +106,10 @@ enum Question {
 
 /// Looks all records up; the order of the answer is that of the question.
 pub async fn verify(dns: &(impl Lookup + Sync), wanted: &Wanted) -> Vec<RecordStatus> {
+    verify_within(LIMIT, dns, wanted).await
+}
+
+async fn verify_within(limit: Duration, dns: &(impl Lookup + Sync), wanted: &Wanted) -> Vec<RecordStatus> {
     // Owned questions: a stream over borrowed ones is not Send for all lifetimes.
     let own = |service| {
         let domains = wanted.domains.iter().cloned();
@@ -72,20 +120,53 @@ pub async fn verify(dns: &(impl Lookup + Sync), wanted: &Wanted) -> Vec<RecordSt
         .chain(own(Service::DirectTls))
         .chain(partners)
         .collect();
-    futures::stream::iter(questions)
-        .map(|question| async move {
-            match question {
-                Question::Own(Service::DirectTls, domain) if !wanted.direct_tls => {
-                    not_offered(dns, &domain, wanted).await
-                }
-                Question::Own(service, domain) => Some(own_record(dns, service, &domain, wanted).await),
-                Question::Partner(domain) => Some(partner_record(dns, &domain).await),
-            }
+    let mut found: Vec<(usize, RecordStatus)> = futures::stream::iter(questions.into_iter().enumerate())
+        .map(|(place, question)| async move {
+            let answer = tokio::time::timeout(limit, look(dns, &question, wanted)).await;
+            let record = answer.unwrap_or_else(|_| {
+                let reason = format!("no answer within {} s", limit.as_secs());
+                question.needs_an_answer(wanted).then(|| question.unanswered(&reason))
+            });
+            Some((place, record?))
         })
-        .buffered(PARALLEL)
+        .buffer_unordered(PARALLEL)
         .filter_map(std::future::ready)
         .collect()
-        .await
+        .await;
+    found.sort_by_key(|(place, _)| *place);
+    found.into_iter().map(|(_, record)| record).collect()
+}
+
+async fn look(dns: &(impl Lookup + Sync), question: &Question, wanted: &Wanted) -> Option<RecordStatus> {
+    match question {
+        Question::Own(Service::DirectTls, domain) if !wanted.direct_tls => not_offered(dns, domain, wanted).await,
+        Question::Own(service, domain) => Some(own_record(dns, *service, domain, wanted).await),
+        Question::Partner(domain) => Some(partner_record(dns, domain).await),
+    }
+}
+
+impl Question {
+    /// What is told where DNS gave no answer that proves anything.
+    fn unanswered(&self, reason: &str) -> RecordStatus {
+        let failed = format!("could not be looked up ({reason})");
+        match self {
+            Self::Own(service, domain) => RecordStatus::new(
+                service.record(domain),
+                RecordState::Unknown,
+                format!("{failed}; check that the resolvers answer for {domain}"),
+            ),
+            Self::Partner(domain) => RecordStatus::new(
+                Service::Server.record(domain),
+                RecordState::PartnerUnknown,
+                format!("{failed}; the DNS servers of {domain} may be down"),
+            ),
+        }
+    }
+
+    /// Whether a record has to be there.
+    fn needs_an_answer(&self, wanted: &Wanted) -> bool {
+        wanted.direct_tls || !matches!(self, Self::Own(Service::DirectTls, _))
+    }
 }
 
 /// Direct TLS is not offered, so no record may say that it is: a peer that prefers it would come
@@ -101,36 +182,24 @@ async fn not_offered(dns: &(impl Lookup + Sync), domain: &Domain, wanted: &Wante
     } else {
         "remove the record, or point it to the edge and set spec.edge.directTls.enabled"
     };
-    Some(RecordStatus {
-        name: service.record(domain),
-        state: RecordState::Wrong,
-        message: format!(
-            "it leads peers that prefer direct TLS to {} port {}, and the edge does not offer it; {remedy}",
-            record.target, record.port
-        ),
-    })
+    let message = format!(
+        "it leads peers that prefer direct TLS to {} port {}, and the edge does not offer it; {remedy}",
+        record.target, record.port
+    );
+    Some(RecordStatus::new(service.record(domain), RecordState::Wrong, message))
 }
 
 async fn own_record(dns: &(impl Lookup + Sync), service: Service, domain: &Domain, wanted: &Wanted) -> RecordStatus {
     let name = service.record(domain);
     let port = service.port();
     let should = format!("{name}. SRV 10 0 {port} {}.", wanted.hostname);
-    let status = |state, message| RecordStatus {
-        name: name.clone(),
-        state,
-        message,
-    };
+    let status = |state, message| RecordStatus::new(name.clone(), state, message);
     let records = match dns.srv(service, domain).await {
         SrvAnswer::Found(records) => records,
         SrvAnswer::Absent => {
             return status(RecordState::Absent, format!("not found; publish `{should}`"));
         }
-        SrvAnswer::Failed(reason) => {
-            return status(
-                RecordState::Unknown,
-                format!("could not be looked up ({reason}); check that the resolvers answer for {domain}"),
-            );
-        }
+        SrvAnswer::Failed(reason) => return Question::Own(service, domain.clone()).unanswered(&reason),
     };
     if let Some(problem) = wrong_record(&records, port, wanted) {
         return status(RecordState::Wrong, format!("{problem}; publish `{should}`"));
@@ -208,6 +277,7 @@ fn wrong_record(records: &[Srv], port: u16, wanted: &Wanted) -> Option<String> {
 
 async fn partner_record(dns: &(impl Lookup + Sync), domain: &Domain) -> RecordStatus {
     let service = Service::Server;
+    let unanswered = |reason: &str| Question::Partner(domain.clone()).unanswered(reason);
     let (state, message) = match dns.srv(service, domain).await {
         SrvAnswer::Found(records) => {
             let list: Vec<String> = records
@@ -225,23 +295,17 @@ async fn partner_record(dns: &(impl Lookup + Sync), domain: &Domain) -> RecordSt
                     service.port()
                 ),
             ),
-            _ => (
+            Addresses::Failed(reason) => return unanswered(&reason),
+            Addresses::Absent => (
                 RecordState::PartnerMissing,
                 format!(
                     "neither an SRV record nor an address was found; ask the administrator of {domain} to publish one, or add a static route"
                 ),
             ),
         },
-        SrvAnswer::Failed(reason) => (
-            RecordState::PartnerMissing,
-            format!("could not be looked up ({reason}); the DNS servers of {domain} may be down"),
-        ),
+        SrvAnswer::Failed(reason) => return unanswered(&reason),
     };
-    RecordStatus {
-        name: service.record(domain),
-        state,
-        message,
-    }
+    RecordStatus::new(service.record(domain), state, message)
 }
 
 fn join(addresses: &[IpAddr]) -> String {
@@ -412,5 +476,82 @@ mod tests {
         assert_eq!(found[0].message, "xmpp.vngtp.lab port 5269");
         let found = verify(&Fixed(SrvAnswer::Absent, Addresses::Absent), &wanted).await;
         assert_eq!(found[0].state, RecordState::PartnerMissing);
+        let failed = || "timed out".to_owned();
+        for silent in [
+            Fixed(SrvAnswer::Failed(failed()), Addresses::Absent),
+            Fixed(SrvAnswer::Absent, Addresses::Failed(failed())),
+        ] {
+            let found = verify(&silent, &wanted).await;
+            assert_eq!(found[0].state, RecordState::PartnerUnknown);
+        }
+    }
+
+    /// Never answers for domains that begin so.
+    struct Silent(&'static str);
+
+    impl Lookup for Silent {
+        async fn srv(&self, _: Service, domain: &Domain) -> SrvAnswer {
+            if domain.as_str().starts_with(self.0) {
+                std::future::pending::<()>().await;
+            }
+            srv("xmpp.vngtp.lab", 5269)
+        }
+        async fn addresses(&self, _: &str) -> Addresses {
+            Addresses::Absent
+        }
+    }
+
+    #[tokio::test]
+    async fn partners_that_never_answer_cost_no_other_its_answer() {
+        let domain = |n: usize| {
+            let name = if n.is_multiple_of(2) { "dead" } else { "well" };
+            Domain::parse(&format!("{name}-{n}.example")).unwrap()
+        };
+        let wanted = Wanted {
+            domains: Vec::new(),
+            direct_tls: false,
+            hostname: Domain::parse(HOST).unwrap(),
+            addresses: Vec::new(),
+            partners: (0..100).map(domain).collect(),
+        };
+        let found = verify_within(Duration::from_millis(20), &Silent("dead"), &wanted).await;
+        assert_eq!(found.len(), 100);
+        for (n, record) in found.iter().enumerate() {
+            assert_eq!(record.name, Service::Server.record(&domain(n)));
+            let expected = if n.is_multiple_of(2) {
+                RecordState::PartnerUnknown
+            } else {
+                RecordState::PartnerFound
+            };
+            assert_eq!(record.state, expected, "{record:?}");
+        }
+    }
+
+    // Each look: second, what DNS says (`+` found, `-` absent, else why it failed), and what is told.
+    #[rstest]
+    #[case::back(&[(0, "+", "Found a"), (1, "dead", "Found a; since :01 it could not be looked up (dead)"), (2, "+", "Found a")])]
+    #[case::without_flapping(&[(0, "+", "Found a"), (1, "x", "Found a; since :01 it could not be looked up (x)"), (2, "y", "Found a; since :01 it could not be looked up (x)")])]
+    #[case::never_answered(&[(0, "x", "Unknown could not be looked up (x)"), (1, "y", "Unknown could not be looked up (x)"), (2, "+", "Found a")])]
+    #[case::proven_absence(&[(0, "+", "Found a"), (1, "-", "Missing gone"), (2, "x", "Unknown could not be looked up (x)")])]
+    #[case::again(&[(0, "+", "Found a"), (1, "x", "Found a; since :01 it could not be looked up (x)"), (2, "+", "Found a"), (3, "x", "Found a; since :03 it could not be looked up (x)")])]
+    fn the_last_answer_of_a_partner_stands_while_dns_gives_none(#[case] looks: &[(i64, &str, &str)]) {
+        let mut before = Vec::new();
+        for (second, answer, told) in looks {
+            let now = Timestamp::from_second(1_800_000_000 + second).unwrap();
+            let (state, message) = match *answer {
+                "+" => (RecordState::PartnerFound, "a".to_owned()),
+                "-" => (RecordState::PartnerMissing, "gone".to_owned()),
+                why => (RecordState::PartnerUnknown, format!("could not be looked up ({why})")),
+            };
+            let other = RecordStatus::new("other".to_owned(), RecordState::PartnerFound, "b".to_owned());
+            let found = RecordStatus::new("partner".to_owned(), state, message);
+            let held = hold(&before, vec![other, found], now);
+            let word: &str = held[1].state.into();
+            let word = word.trim_start_matches("Partner");
+            let message = held[1].message.replace("2027-01-15T08:00", "").replace("Z it", " it");
+            assert_eq!(format!("{word} {message}"), *told);
+            assert_eq!(held[0].message, "b");
+            before = held;
+        }
     }
 }

@@ -4,6 +4,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use xmpp_federation_core::Domain;
 use xmpp_federation_core::edge_config::PrivacyMode;
 
@@ -12,7 +13,7 @@ use crate::controller::environment::Environment;
 use crate::controller::observer::Observation;
 use crate::controller::questions::{RecordsAnswer, RecordsQuestion};
 use crate::controller::validate::ValidSpec;
-use crate::records::{RecordState, RecordStatus, Wanted, verify};
+use crate::records::{RecordState, RecordStatus, Wanted, hold, verify};
 
 /// Records that are as they should be are looked at this often, as are others that do not change …
 const RECORDS_GOOD: Duration = Duration::from_mins(5);
@@ -59,8 +60,9 @@ fn looked_up(valid: &ValidSpec) -> Vec<Domain> {
 /// The time between two looks.
 fn pace(answer: &RecordsAnswer) -> Duration {
     let bad = |record: &RecordStatus| {
-        use RecordState::{Absent, PartnerMissing, Unknown, Wrong};
-        matches!(record.state, Wrong | Absent | Unknown | PartnerMissing)
+        use RecordState::{Absent, PartnerMissing, PartnerUnknown, Unknown, Wrong};
+        matches!(record.state, Wrong | Absent | Unknown | PartnerMissing | PartnerUnknown)
+            || record.unanswered_since.is_some()
     };
     match &answer.found {
         Ok(found) if !found.iter().any(bad) => RECORDS_GOOD,
@@ -92,6 +94,9 @@ pub fn look(env: &Environment, valid: &ValidSpec, addresses: &[IpAddr], refresh:
                     Ok(resolver) => Ok(verify(&resolver, &wanted).await),
                     Err(error) => Err(error),
                 };
+                let last = before.iter().flat_map(|before| before.found.iter().flatten());
+                let last: Vec<RecordStatus> = last.cloned().collect();
+                let found = found.map(|found| hold(&last, found, Timestamp::now()));
                 let same = |before: &RecordsAnswer| matches!((&before.found, &found), (Ok(a), Ok(b)) if a == b);
                 let repeats = before
                     .filter(|before| same(before))

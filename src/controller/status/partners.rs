@@ -37,7 +37,8 @@ pub(super) fn verdict(inputs: &Inputs<'_>) -> Verdict {
         );
     }
     let mut records = inputs.effects.records.found.iter();
-    if let Some(record) = records.find(|r| r.state == RecordState::PartnerMissing) {
+    let fails = |state| matches!(state, RecordState::PartnerMissing | RecordState::PartnerUnknown);
+    if let Some(record) = records.find(|record| fails(record.state)) {
         return Verdict::no(Reason::PartnersFailing, format!("{}: {}", record.name, record.message));
     }
     if !inputs.effects.records.partners_seen {
@@ -46,7 +47,11 @@ pub(super) fn verdict(inputs: &Inputs<'_>) -> Verdict {
     if valid.privacy.mode != PrivacyMode::AllowList && valid.static_routes.is_empty() && valid.peers.is_empty() {
         return Verdict::unknown(Reason::NoPartners, "no partner is configured by name");
     }
-    Verdict::yes(Reason::AsWanted, "no configured partner fails")
+    let mut records = inputs.effects.records.found.iter();
+    let stands = records.find(|record| record.unanswered_since.is_some());
+    let stands = stands.map(|record| format!("; {}: {}", record.name, record.message));
+    let message = format!("no configured partner fails{}", stands.unwrap_or_default());
+    Verdict::yes(Reason::AsWanted, message)
 }
 
 #[cfg(test)]
