@@ -1,6 +1,10 @@
 //! What an edge shows at `/status` of its admin port; nothing personal.
+//!
+//! Edge and operator may be of different releases. A later edge may add fields and words; a field without a default is never
+//! taken away.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
@@ -110,7 +114,7 @@ pub struct LinkStatus {
     /// The component id used.
     pub component_id: ComponentId,
     /// What it is doing.
-    pub state: LinkState,
+    pub state: StateWord,
     /// RFC 3339 time since when.
     pub since: String,
     /// The last failure as a sentence, kept until the link is up.
@@ -208,6 +212,48 @@ pub enum LinkState {
     WrongSecret,
     /// Any other failure.
     Failed,
+}
+
+/// The state of a link, as an edge of any release says it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum StateWord {
+    /// A state of this release.
+    Known(LinkState),
+    /// A word of a later one.
+    Later(String),
+}
+
+impl StateWord {
+    /// The state; `None`: a later release's.
+    pub const fn known(&self) -> Option<LinkState> {
+        match self {
+            Self::Known(state) => Some(*state),
+            Self::Later(_) => None,
+        }
+    }
+}
+
+impl From<LinkState> for StateWord {
+    fn from(state: LinkState) -> Self {
+        Self::Known(state)
+    }
+}
+
+impl PartialEq<LinkState> for StateWord {
+    fn eq(&self, state: &LinkState) -> bool {
+        self.known() == Some(*state)
+    }
+}
+
+/// The word itself.
+impl fmt::Display for StateWord {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Known(state) => write!(f, "{state:?}"),
+            Self::Later(word) => f.write_str(word),
+        }
+    }
 }
 
 /// A partner that could not be reached or authenticated, or one hosted domain that it refused.

@@ -8,6 +8,7 @@
 //! - [`resource`]: words of the resource that have nothing to do with Kubernetes
 //! - [`edge_config`]: the edge's configuration file, written by the operator or by hand
 //! - [`edge_status`]: what an edge tells on its admin port
+//! - [`release`]: which of two releases is the later one
 //!
 //! Everything else depends on this crate, so no rule exists twice.
 
@@ -20,6 +21,7 @@ pub mod edge_status;
 pub mod fingerprint;
 pub mod peer_key;
 pub mod realm;
+pub mod release;
 pub mod resource;
 pub mod secret;
 pub mod stream_id;
@@ -30,6 +32,7 @@ pub use dialback::DialbackKey;
 pub use domain::{Domain, DomainError};
 pub use fingerprint::Fingerprint;
 pub use realm::Realm;
+pub use release::Release;
 pub use resource::{Activation, ForeignComponents};
 pub use secret::SecretBytes;
 pub use stream_id::StreamId;

@@ -38,6 +38,7 @@ xmpp_federation_imp::reasons! {
         RecordsUnknown: "DNS does not answer.", "Check spec.dns.resolvers.";
         ClusterLeft: "A cluster left spec.imp, and rows of ours may still be in its table.", "Wait; or remove them by hand as the message says, or give them up by annotation.";
         LinksDown: "A pod has no link to a router.", "The message tells network, secret and unread table apart.";
+        LinkStateUnknown: "An edge pod of a later release tells a state of a link that this operator does not know.", "Update the operator.";
         RouterSecretWrong: "A router refuses the shared secret.", "Correct the Secret and key of spec.imp[].router.secretRef named in the message.";
         RouterUnreachable: "A pod cannot connect to TCP 7400 of a node: a closed port or the network.", "Check the router and the way there; the message has the command that captures on IM&P.";
         TableNotRead: "A router refuses a component id whose row stands: it has not read its table since (symptom two of Cisco's guide).", "Restart Cisco XCP Router on that node, or wait for the operator: the message says who does it.";

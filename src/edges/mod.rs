@@ -113,6 +113,10 @@ mod tests {
     async fn a_status_is_read_and_anything_else_is_named() {
         let good = r#"{"configHash":"ab","dialbackSecrets":[],"draining":false,"links":[],"failingPartners":[],"streams":{"inbound":1,"outbound":2}}"#;
         assert_eq!(ask(good).await.unwrap().streams.outbound, 2);
+        let later = ask(include_str!("../../core/tests/fixtures/later/status.json"))
+            .await
+            .unwrap();
+        assert_eq!(later.links.len(), 2, "a later edge is read, too");
         assert!(ask("<html>").await.unwrap_err().to_string().contains("no edge status"));
         let endless = ask(&"x".repeat(MAX_ANSWER + 1)).await.unwrap_err().to_string();
         assert!(endless.contains("more than"), "{endless}");

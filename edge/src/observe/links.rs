@@ -60,7 +60,7 @@ impl LinkEntry {
             } else if state == LinkState::Up {
                 status.last_up = None;
             }
-            status.state = state;
+            status.state = state.into();
             // What a router did before says nothing about what it does now.
             *self.returned.lock() = ReturnCounts::default();
         }

@@ -156,7 +156,7 @@ impl Metrics {
             let labels = [
                 named("router", &link.router),
                 named("node", &link.node),
-                label("state", link.state.into()),
+                label("state", link.state.known().map_or("", LinkState::into)),
             ];
             self.link_state.get_or_create(&labels).set(1);
         }

@@ -136,15 +136,15 @@ impl Link {
 
     /// Another link of ours saw how the router announces us, or that it does not any more.
     pub(super) fn announced(&self, without_gateway: bool) {
-        match (without_gateway, self.entry.status().state) {
-            (true, LinkState::Up) => self.failed(&LinkFailure {
+        match (without_gateway, self.entry.status().state.known()) {
+            (true, Some(LinkState::Up)) => self.failed(&LinkFailure {
                 state: LinkState::NotGateway,
                 reason: format!(
                     "the XCP router of {} accepts the component {} and announces it without <default-gateway/>: its row is missing or the router has not been restarted since",
                     self.endpoint.name, self.id
                 ),
             }),
-            (false, LinkState::NotGateway) => {
+            (false, Some(LinkState::NotGateway)) => {
                 self.entry.set(LinkState::Up, None);
                 tracing::info!(
                     router = self.cluster.name,
@@ -160,9 +160,10 @@ impl Link {
     /// A router that does not listen is probably just starting, and asking costs it nothing.
     fn pause(&self, backoff: &mut Backoff) -> Duration {
         let wait = backoff.wait();
-        match self.entry.status().state {
-            LinkState::Unreachable => wait.min(PAUSE_UNREACHABLE),
-            _ => wait,
+        if self.entry.status().state == LinkState::Unreachable {
+            wait.min(PAUSE_UNREACHABLE)
+        } else {
+            wait
         }
     }
 

@@ -274,7 +274,7 @@ impl Routers {
                     node: endpoint.name.clone(),
                     address: endpoint.address.to_string(),
                     component_id: id.clone(),
-                    state: LinkState::Connecting,
+                    state: LinkState::Connecting.into(),
                     since: jiff::Timestamp::now().to_string(),
                     reason: None,
                     last_up: None,

@@ -124,7 +124,12 @@ fn broken(inputs: &Inputs<'_>, links: &[PodLink<'_>]) -> Option<Verdict> {
         }
         message.pop();
     }
-    Some(Verdict::no(symptom.reason(), message))
+    let verdict = if *symptom == Symptom::NotKnown {
+        Verdict::unknown
+    } else {
+        Verdict::no
+    };
+    Some(verdict(symptom.reason(), message))
 }
 
 #[cfg(test)]
@@ -134,7 +139,7 @@ mod tests {
     use crate::api::conditions::{Status, Type};
     use rstest::rstest;
     use serde_json::{Value, json};
-    use xmpp_federation_core::edge_status::{LastUp, LinkState, LinkStatus, ReturnedStanzas};
+    use xmpp_federation_core::edge_status::{LastUp, LinkState, LinkStatus, ReturnedStanzas, StateWord};
     use xmpp_federation_imp::reasons::Reason as ImpReason;
     use xmpp_federation_imp::report::{PendingRestart, Verdict};
 
@@ -220,6 +225,26 @@ mod tests {
         assert_eq!((verdict.status, verdict.reason.as_str()), (Status::False, reason));
         for part in parts.iter().chain(&["ecup10.coluc.com", "coluc-edge-0"]) {
             assert!(verdict.message.contains(part), "{part:?} is not in {}", verdict.message);
+        }
+    }
+
+    #[test]
+    fn a_state_of_a_later_release_is_shown_as_it_is_said_and_blames_nobody() {
+        let mut asleep = link(LinkState::Up);
+        asleep.state = StateWord::Later("Hibernating".to_owned());
+        asleep.reason = Some("the node sleeps".to_owned());
+        let verdict = verdict(&seen("Automatic", Router::InSync, asleep), Type::RouterLinksUp);
+        assert_eq!(
+            (verdict.status, verdict.reason.as_str()),
+            (Status::Unknown, "LinkStateUnknown")
+        );
+        for part in [
+            "coluc-edge-0",
+            "is Hibernating since 2023-11-14T22:13:20Z: the node sleeps",
+            "This operator 0.1.0",
+        ] {
+            let part = part.replace("0.1.0", env!("CARGO_PKG_VERSION"));
+            assert!(verdict.message.contains(&part), "{}", verdict.message);
         }
     }
 

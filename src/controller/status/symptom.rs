@@ -3,6 +3,7 @@
 //! arrive, and are told apart by what the edge met at the link and what the operator knows of rows
 //! and restarts.
 
+use xmpp_federation_core::Release;
 use xmpp_federation_core::edge_status::{LinkState, LinkStatus};
 
 use super::Inputs;
@@ -40,6 +41,8 @@ pub(super) enum Symptom {
     Restarting,
     /// Anything else, and what is not over yet.
     Other,
+    /// A state that a later release's edge tells of.
+    NotKnown,
 }
 
 /// What is wrong with a link; `None`: nothing.
@@ -50,7 +53,10 @@ pub(super) fn of(inputs: &Inputs<'_>, link: PodLink<'_>) -> Option<Symptom> {
         let pending = node.pending_restart.as_ref();
         pending.is_some_and(|pending| !pending.id.is_empty())
     });
-    Some(match status.state {
+    let Some(state) = status.state.known() else {
+        return Some(Symptom::NotKnown);
+    };
+    Some(match state {
         LinkState::Up if status.returned.as_ref().is_some_and(|r| r.everything) => Symptom::Returned,
         LinkState::Up => return None,
         LinkState::WrongSecret => Symptom::WrongSecret,
@@ -96,6 +102,7 @@ impl Symptom {
             Self::NoWay => Reason::RouterUnreachable,
             Self::TableNotRead => Reason::TableNotRead,
             Self::NoRow | Self::Restarting | Self::Other => Reason::LinksDown,
+            Self::NotKnown => Reason::LinkStateUnknown,
         }
     }
 
@@ -146,12 +153,18 @@ impl Symptom {
                 "pod {pod} has no link to {node} at {address}, whose Cisco XCP Router is being restarted; see RoutersInSync"
             ),
             Self::Other => format!(
-                "pod {pod} has no link to {node} at {address} ({:?} since {since}: {why}); {}",
+                "pod {pod} has no link to {node} at {address} ({} since {since}: {why}); {}",
                 link.status.state,
-                match link.status.state {
-                    LinkState::Connecting => "wait for the handshake",
-                    _ => "read the pod's log",
+                if link.status.state == LinkState::Connecting {
+                    "wait for the handshake"
+                } else {
+                    "read the pod's log"
                 }
+            ),
+            Self::NotKnown => format!(
+                "pod {pod} says that its link to {node} at {address} is {} since {since}: {why}. This operator {} does not know that state; update it to the release of the pod, or read the pod's log",
+                link.status.state,
+                Release::own()
             ),
         }
     }
@@ -166,11 +179,12 @@ fn service(inputs: &Inputs<'_>, link: &LinkStatus) -> String {
 }
 
 /// How a router shows that it does not know the component id.
-const fn refuses(link: &LinkStatus) -> &'static str {
-    match link.state {
+fn refuses(link: &LinkStatus) -> &'static str {
+    if link.state == LinkState::NotGateway {
         // Profile Xcp: its announcement lacks the way to foreign domains, and stanzas bounce.
-        LinkState::NotGateway => "accepts the link, but knows no gateway by the id",
-        _ => "refuses",
+        "accepts the link, but knows no gateway by the id"
+    } else {
+        "refuses"
     }
 }
 

@@ -48,7 +48,7 @@ pub fn link(state: LinkState) -> LinkStatus {
         node: "ecup10.coluc.com".to_owned(),
         address: "10.244.200.10:7400".to_owned(),
         component_id: "cm-2_s2scp-1.eft-xwye-a-coluc-com".parse().unwrap(),
-        state,
+        state: state.into(),
         since: "2023-11-14T22:13:20Z".to_owned(),
         reason: None,
         last_up: None,

@@ -362,7 +362,7 @@ async fn a_node_without_a_way_to_us_by_what_the_other_one_passes_on_is_used_last
     let states = async |expected: [LinkState; 2]| {
         lab.until(&format!("{expected:?}"), |lab| {
             let links = lab.edge.registry.links();
-            links.len() == 2 && links.iter().map(|l| l.state).eq(expected)
+            links.len() == 2 && links.iter().map(|l| &l.state).eq(&expected)
         })
         .await;
         lab.edge.registry.links()

@@ -44,7 +44,7 @@ fn everything() -> String {
         node: "ecup10.coluc.com".to_owned(),
         address: "198.51.100.1:7400".to_owned(),
         component_id: "cm-2_s2scp-1.eft-xwye-a-coluc-com".parse().unwrap(),
-        state: LinkState::Up,
+        state: LinkState::Up.into(),
         since: String::new(),
         reason: None,
         last_up: None,
