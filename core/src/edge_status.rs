@@ -11,10 +11,20 @@ use serde::{Deserialize, Serialize};
 use crate::{ComponentId, Domain};
 
 /// The whole answer.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct EdgeStatus {
-    /// SHA-256, lower-case hexadecimal, of the configuration file's bytes that are in force.
+    /// Version of the edge; absent: an edge older than this field.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// Version of the operator that wrote the configuration in force; absent: a person wrote it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub written_by: Option<String>,
+    /// Fields of a later release in that configuration, which the edge ignores.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ignored_fields: Vec<String>,
+    /// SHA-256, lower-case hexadecimal, of the configuration file's bytes that are in force; empty: none is,
+    /// the edge waits for one that it knows to read.
     pub config_hash: String,
     /// The newest file, if it was refused; the configuration in `config_hash` stays in force.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -4,7 +4,10 @@
 //! Connections on which nothing is asked cannot keep probes out: each connection is for
 //! one request and a short time, and when there are too many, the oldest gives way to the newest.
 
+pub mod waiting;
+
 use std::collections::VecDeque;
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,6 +23,7 @@ use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
+use xmpp_federation_core::Release;
 use xmpp_federation_core::edge_status::EdgeStatus;
 
 use crate::reload::Rejection;
@@ -31,6 +35,8 @@ const MOST: usize = 64;
 const HEADER_TIME: Duration = Duration::from_secs(5);
 /// How long a connection may last, request and answer.
 const CONNECTION_TIME: Duration = Duration::from_secs(15);
+/// The format of the metrics.
+const METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// What the answers are made from.
 #[derive(Debug, Clone)]
@@ -56,6 +62,9 @@ impl Admin {
         let mut failing_partners = self.edge.registry.failing_partners();
         failing_partners.retain(|failure| live.policy.is_partner(&failure.domain));
         EdgeStatus {
+            version: Some(Release::own().to_string()),
+            written_by: live.config.written_by.as_ref().map(ToString::to_string),
+            ignored_fields: live.ignored.clone(),
             config_hash: live.config_hash.clone(),
             rejected: self.rejection.get(),
             certificate_sha256: live.tls.leaf_sha256.clone(),
@@ -71,35 +80,40 @@ impl Admin {
     }
 
     /// Serves until the process ends.
-    pub async fn serve(self, mut listener: TcpListener) {
+    pub async fn serve(self, listener: TcpListener) {
         let routes = Router::new()
             .route("/livez", get(async || "ok\n"))
             .route("/readyz", get(ready))
             .route("/metrics", get(metrics))
             .route("/status", get(async |State(admin): State<Admin>| Json(admin.status())))
             .with_state(self);
-        let mut http = http1::Builder::new();
-        http.timer(TokioTimer::new())
-            .header_read_timeout(HEADER_TIME)
-            .keep_alive(false);
-        let mut open: VecDeque<JoinHandle<()>> = VecDeque::new();
-        loop {
-            // Goes on after errors, such as too few descriptors.
-            let (tcp, _) = Listener::accept(&mut listener).await;
-            open.retain(|connection| !connection.is_finished());
-            // A request is answered at once, so the oldest connection is most likely one without a request.
-            if open.len() >= MOST
-                && let Some(oldest) = open.pop_front()
-            {
-                oldest.abort();
-            }
-            let service = TowerToHyperService::new(routes.clone());
-            let connection = http.serve_connection(TokioIo::new(tcp), service);
-            open.push_back(tokio::spawn(async move {
-                // A client that leaves or is too slow is its own affair.
-                let _ = timeout(CONNECTION_TIME, connection).await;
-            }));
+        accept(routes, listener).await;
+    }
+}
+
+/// Answers at that port until the process ends.
+async fn accept(routes: Router, mut listener: TcpListener) -> Infallible {
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIME)
+        .keep_alive(false);
+    let mut open: VecDeque<JoinHandle<()>> = VecDeque::new();
+    loop {
+        // Goes on after errors, such as too few descriptors.
+        let (tcp, _) = Listener::accept(&mut listener).await;
+        open.retain(|connection| !connection.is_finished());
+        // A request is answered at once, so the oldest connection is most likely one without a request.
+        if open.len() >= MOST
+            && let Some(oldest) = open.pop_front()
+        {
+            oldest.abort();
         }
+        let service = TowerToHyperService::new(routes.clone());
+        let connection = http.serve_connection(TokioIo::new(tcp), service);
+        open.push_back(tokio::spawn(async move {
+            // A client that leaves or is too slow is its own affair.
+            let _ = timeout(CONNECTION_TIME, connection).await;
+        }));
     }
 }
 
@@ -115,9 +129,8 @@ async fn ready(State(admin): State<Admin>) -> impl IntoResponse {
 
 async fn metrics(State(admin): State<Admin>) -> impl IntoResponse {
     admin.edge.metrics.set_depths(&admin.edge.depths());
-    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     (
-        [(header::CONTENT_TYPE, kind)],
+        [(header::CONTENT_TYPE, METRICS)],
         admin.edge.metrics.render(&admin.edge.registry),
     )
 }

@@ -8,7 +8,9 @@ use std::{fmt, io};
 use aws_lc_rs::digest::{Context, SHA256, digest};
 use data_encoding::HEXLOWER;
 use parking_lot::Mutex;
-use xmpp_federation_core::edge_config::{ConfigError, Dns as DnsConfig, EdgeConfig, Problem};
+use xmpp_federation_core::edge_config::{
+    ConfigError, ConfigRead, Dns as DnsConfig, EdgeConfig, Problem, ReadError, Reader,
+};
 use xmpp_federation_core::{Domain, SecretBytes};
 
 use crate::budget::{Budget, MemoryLimit};
@@ -25,6 +27,8 @@ use crate::tls::{ShownCertificate, TlsSettings};
 pub struct Live {
     /// The file as read.
     pub config: EdgeConfig,
+    /// Paths of fields in it that only a later release knows.
+    pub ignored: Vec<String>,
     /// SHA-256 of the file's bytes, lower-case hexadecimal.
     pub config_hash: String,
     /// The hosted domains, for look-up.
@@ -68,12 +72,33 @@ pub enum LoadError {
         /// With line and field.
         problems: ConfigError,
     },
+    /// A later release wrote it, and this one cannot do what it says.
+    #[error("{path}: {problems}")]
+    Later {
+        /// The file.
+        path: String,
+        /// SHA-256 of its bytes.
+        config_hash: String,
+        /// With line and field.
+        problems: ConfigError,
+    },
+}
+
+impl LoadError {
+    /// SHA-256 of the refused file's bytes, as far as they could be read.
+    pub fn config_hash(&self) -> &str {
+        match self {
+            Self::Unreadable { .. } => "",
+            Self::Invalid { config_hash, .. } | Self::Later { config_hash, .. } => config_hash,
+        }
+    }
 }
 
 /// Reads configurations; keeps what outlives a reload.
 pub struct Loader {
     path: PathBuf,
     index: usize,
+    strict: bool,
     memory: MemoryLimit,
     routers: Arc<RouterAddresses>,
     /// The DNS client and what it was made from: a reload keeps its cache.
@@ -98,10 +123,18 @@ impl Loader {
         Self {
             path: path.into(),
             index,
+            strict: false,
             memory: MemoryLimit::of_this_process(),
             routers: Arc::default(),
             dns: Mutex::new(None),
         }
+    }
+
+    /// Takes an unknown field for an error, whoever wrote the file.
+    #[must_use]
+    pub fn strict(mut self) -> Self {
+        self.strict = true;
+        self
     }
 
     /// The configuration file.
@@ -131,9 +164,31 @@ impl Loader {
             let problem = Problem::at("", "", "is not UTF-8 text");
             return Err(invalid(ConfigError(vec![problem])));
         };
-        let config = EdgeConfig::from_yaml(text).map_err(&invalid)?;
-        self.build(config, config_hash.clone())
-            .map_err(|error| invalid(ConfigError(vec![Problem::at(text, error.field, error.message)])))
+        let reader = Reader::own();
+        let read = EdgeConfig::read(text, &reader);
+        let ConfigRead { config, ignored } = read.map_err(|error| match error {
+            ReadError::Invalid(problems) => invalid(problems),
+            ReadError::Later(problems) => LoadError::Later {
+                path: path.clone(),
+                config_hash: config_hash.clone(),
+                problems,
+            },
+        })?;
+        if self.strict && !ignored.is_empty() {
+            EdgeConfig::from_yaml(text).map_err(&invalid)?;
+        }
+        let mut live = self
+            .build(config, config_hash.clone())
+            .map_err(|error| invalid(ConfigError(vec![Problem::at(text, error.field, error.message)])))?;
+        if let (Some(writer), false) = (&live.config.written_by, ignored.is_empty()) {
+            live.warnings.push(format!(
+                "operator {writer} wrote the configuration, and this edge {} ignores fields of it that it does not know: {}; update the edge's image (spec.edge.image) to use them",
+                reader.release,
+                ignored.join(", ")
+            ));
+        }
+        live.ignored = ignored;
+        Ok(live)
     }
 
     /// Reads the files that a configuration names, relative to the working directory.
@@ -212,6 +267,7 @@ impl Loader {
             warnings,
             files: files.into_inner(),
             config,
+            ignored: Vec::new(),
             config_hash,
         })
     }

@@ -11,9 +11,9 @@ use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, watch};
-use xmpp_federation_core::edge_config::EdgeConfig;
-use xmpp_federation_edge::admin::Admin;
-use xmpp_federation_edge::config::{Live, Loader};
+use xmpp_federation_core::edge_config::{Head, Log};
+use xmpp_federation_edge::admin::{Admin, waiting};
+use xmpp_federation_edge::config::{Live, LoadError, Loader};
 use xmpp_federation_edge::control::{self, Control, ControlError, Request};
 use xmpp_federation_edge::logging::{self, LogLevel};
 use xmpp_federation_edge::observe::metrics::Metrics;
@@ -113,7 +113,7 @@ fn fail(code: u8, message: &str) -> ExitCode {
 }
 
 fn check(arguments: &Run) -> ExitCode {
-    match Loader::new(&arguments.config, arguments.index).load() {
+    match Loader::new(&arguments.config, arguments.index).strict().load() {
         Ok(live) => {
             for warning in &live.warnings {
                 eprintln!("warning: {warning}");
@@ -214,22 +214,26 @@ fn socket_of(config: &std::path::Path) -> io::Result<PathBuf> {
     let wrong = |reason| io::Error::other(format!("{path}{reason}"));
     let text = std::fs::read_to_string(config)
         .map_err(|error| wrong(format!(" cannot be read: {error}; name the socket with --socket")))?;
-    let parsed = EdgeConfig::from_yaml(&text).map_err(|error| wrong(format!(": {error}")))?;
+    // A running edge may have refused the rest of the file.
+    let head = Head::of(&text).map_err(|error| wrong(format!(": {error}")))?;
     let missing = || wrong(" sets no listen.control, so the edge has no control socket".to_owned());
-    parsed.listen.control.ok_or_else(missing)
+    head.listen.control.ok_or_else(missing)
 }
 
 fn run(arguments: &Run) -> ExitCode {
     let loader = Loader::new(&arguments.config, arguments.index);
-    let live = match loader.load() {
-        Ok(live) => live,
+    let first = loader.load();
+    let level = match &first {
+        Ok(live) => live.config.log.level.clone(),
+        // It is waited for.
+        Err(LoadError::Later { .. }) => Log::default().level,
         Err(error) => return fail(WRONG_CONFIGURATION, &error.to_string()),
     };
-    let level = match logging::start(&live.config.log.level) {
+    let level = match logging::start(&level) {
         Ok(level) => level,
         Err(error) => return fail(WRONG_CONFIGURATION, &error.to_string()),
     };
-    let served = runtime().and_then(|runtime| runtime.block_on(serve(loader, live, level.clone())));
+    let served = runtime().and_then(|runtime| runtime.block_on(serve(loader, first, level.clone())));
     if let Err(error) = &served {
         tracing::error!(reason = %error, "the edge cannot run");
     }
@@ -261,18 +265,31 @@ fn runtime() -> io::Result<tokio::runtime::Runtime> {
         .build()
 }
 
-async fn serve(loader: Loader, live: Live, level: LogLevel) -> io::Result<()> {
+async fn serve(loader: Loader, first: Result<Live, LoadError>, level: LogLevel) -> io::Result<()> {
     // Before anything slow: a signal that comes early must not kill.
-    let (terminate, interrupt, hangup) = (
+    let (mut terminate, mut interrupt, hangup) = (
         signal(SignalKind::terminate())?,
         signal(SignalKind::interrupt())?,
         signal(SignalKind::hangup())?,
     );
+    let metrics = Arc::new(Metrics::default());
+    metrics.follow_log(level.dropped());
+    let live = match first {
+        Ok(live) => live,
+        Err(refused) => {
+            let port = listen_at("listen.admin", waiting::doors(loader.path()).admin)?;
+            let live = tokio::select! {
+                live = waiting::until_loaded(&loader, refused, port, &metrics) => live,
+                _ = terminate.recv() => return Ok(()),
+                _ = interrupt.recv() => return Ok(()),
+            };
+            level.set(&live.config.log.level).map_err(io::Error::other)?;
+            live
+        }
+    };
     let listen = live.config.listen.clone();
     let index = loader.index();
-    let metrics = Arc::new(Metrics::default());
     metrics.configuration_loaded(&live);
-    metrics.follow_log(level.dropped());
     reload::warn(&live);
 
     let s2s = listen_at("listen.s2s", listen.s2s)?;

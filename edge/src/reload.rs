@@ -37,6 +37,14 @@ impl Rejection {
         self.0.lock().clone()
     }
 
+    /// Notes why a configuration is refused; whether that is news.
+    pub(crate) fn refuse(&self, error: &LoadError) -> bool {
+        self.set(Some(RejectedConfig {
+            config_hash: error.config_hash().to_owned(),
+            reason: error.to_string(),
+        }))
+    }
+
     fn set(&self, rejected: Option<RejectedConfig>) -> bool {
         let mut current = self.0.lock();
         let changed = *current != rejected;
@@ -156,15 +164,8 @@ impl Reloader {
                 self.live.send_replace(Arc::new(fresh));
             }
             Err(error) => {
-                let rejected = RejectedConfig {
-                    config_hash: match &error {
-                        LoadError::Invalid { config_hash, .. } => config_hash.clone(),
-                        LoadError::Unreadable { .. } => String::new(),
-                    },
-                    reason: error.to_string(),
-                };
                 self.metrics.configuration_refused(true);
-                if self.rejection.set(Some(rejected)) {
+                if self.rejection.refuse(&error) {
                     tracing::error!(
                         reason = %error,
                         config_hash = running.config_hash,

@@ -42,10 +42,11 @@ names. If something is wrong, it prints line and field, and exits with 2.
 The edge watches the directories of the file and of all files that it names. It applies a change at once; streams that the new
 configuration allows stay open. If the new file has a mistake, the configuration in force stays. The metric
 `xmpp_edge_configuration_refused`, `rejected` at `/status` and the log say so. A change of `listen`, of the replica's own
-component id or of the memory limit needs a restart of the edge. A value that only a later release supports is an error.
+component id or of the memory limit needs a restart of the edge.
 
 Durations are whole numbers with `ms`, `s`, `m` or `h`. Domains are written in canonical form: lower case, A-labels, no dot at
-the end. Unknown fields are errors.
+the end. Unknown fields are errors, except in a file that says by `writtenBy` that a later release wrote it; see
+[Different releases](../edge.md#different-releases). Leave `writtenBy` and `requires` out of a file that you write yourself.
 
 ```yaml
 ";

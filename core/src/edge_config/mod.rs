@@ -3,13 +3,21 @@
 //! [`EdgeConfig::from_yaml`] reads and validates it; errors carry the line where the reader knows
 //! it, the field and what is allowed. Files named in it (keys, certificates, secrets) are read by
 //! the edge itself.
+//!
+//! The operator and its edges may be of different releases. [`EdgeConfig::read`] takes a later release's file as far as it
+//! is known, unless the file names a feature that readers must know ([`features`]).
 
+pub mod features;
+mod known;
+mod read;
 #[cfg(feature = "schemars")]
 mod schema;
 mod types;
 mod validate;
 mod values;
 
+pub use known::ConfigRead;
+pub use read::{Doors, Head, ReadError, Reader};
 pub use types::{
     CertificateFiles, Dialback, Dns, EdgeConfig, Endpoint, FINISH_AT_MOST, Limits, LinkProfile, Listen, Log, Peer,
     Privacy, PrivacyMode, ProxyProtocol, Router, StaticRoute, Tls, TlsMode, TlsVersion, TrustAnchors,

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
 use super::values::{Cidr, HostPort, HumanDuration};
-use crate::{ComponentId, Domain, Fingerprint};
+use crate::{ComponentId, Domain, Fingerprint, Release};
 
 macro_rules! text_with_format {
     ($($type:ident: $format:literal),*) => {$(
@@ -31,5 +31,6 @@ text_with_format!(
     Domain: "domain",
     Fingerprint: "fingerprint",
     HostPort: "host-and-port",
-    HumanDuration: "duration"
+    HumanDuration: "duration",
+    Release: "version"
 );

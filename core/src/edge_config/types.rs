@@ -7,13 +7,21 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::values::{Cidr, HostPort, HumanDuration};
-use crate::{ComponentId, Domain, Fingerprint};
+use crate::{ComponentId, Domain, Fingerprint, Release};
 
 /// The whole file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct EdgeConfig {
+    /// Version of the operator that wrote the file; absent: a person wrote it. In a file of a later version than its own the
+    /// edge ignores fields that it does not know. It names them in its log and at `/status`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub written_by: Option<Release>,
+    /// Features that restrict something and that the first release does not have. An edge that does not know one of them
+    /// refuses the file.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub requires: Vec<String>,
     /// The hosted domains, chat aliases included: A-labels in lower case.
     pub domains: Vec<Domain>,
     /// Where to listen.

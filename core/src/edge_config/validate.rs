@@ -63,26 +63,35 @@ impl fmt::Display for ConfigError {
 
 impl std::error::Error for ConfigError {}
 
+impl ConfigError {
+    /// What the reader of YAML says.
+    pub(super) fn of_reader(error: &serde_yaml::Error) -> Self {
+        let message = error.to_string();
+        // The reader's own text ends with the position, which the problem carries already.
+        let message = message.split(" at line ").next().unwrap_or(&message);
+        Self(vec![Problem {
+            field: String::new(),
+            message: message.to_owned(),
+            line: error.location().map(|location| location.line()),
+        }])
+    }
+}
+
 impl EdgeConfig {
-    /// Reads a YAML text and validates it.
-    pub fn from_yaml(text: &str) -> Result<Self, ConfigError> {
-        let config: Self = serde_yaml::from_str(text).map_err(|error| {
-            let line = error.location().map(|location| location.line());
-            // The reader's own text ends with the position, which the problem carries already.
-            let message = error.to_string();
-            let message = message.split(" at line ").next().unwrap_or(&message);
-            ConfigError(vec![Problem {
-                field: String::new(),
-                message: message.to_owned(),
-                line,
-            }])
-        })?;
-        let mut problems = config.problems();
+    /// Reads a YAML text of this release and validates it.
+    pub(super) fn parse(text: &str) -> Result<Self, ConfigError> {
+        let config: Self = serde_yaml::from_str(text).map_err(|error| ConfigError::of_reader(&error))?;
+        config.validated(text)
+    }
+
+    /// The configuration, if all rules hold.
+    pub(super) fn validated(self, text: &str) -> Result<Self, ConfigError> {
+        let mut problems = self.problems();
         for problem in &mut problems {
             problem.line = line_of(text, &problem.field);
         }
         if problems.is_empty() {
-            Ok(config)
+            Ok(self)
         } else {
             Err(ConfigError(problems))
         }

@@ -45,6 +45,8 @@ async fn health_metrics_and_status_are_told() {
     assert!(body.contains("xmpp_edge_failing_partners 1"), "{body}");
     let (_, body) = get_path(address, "/status").await;
     let status: EdgeStatus = serde_json::from_str(&body).unwrap();
+    assert_eq!(status.version.as_deref(), Some(env!("CARGO_PKG_VERSION")));
+    assert_eq!(status.written_by, None, "a person wrote the file");
     assert_eq!(status.config_hash, live.config_hash);
     assert_eq!(status.certificate_sha256, live.tls.leaf_sha256);
     assert_eq!(status.dialback_secrets, live.dialback_fingerprints());

@@ -187,6 +187,35 @@ async fn a_bad_reload_leaves_the_old_configuration_in_force_until_a_good_one_com
     );
 }
 
+#[tokio::test]
+async fn a_later_releases_file_is_taken_over_as_far_as_it_is_known_unless_it_requires_more() {
+    let folder = good();
+    let mut running = start(&folder.path().join("edge.yaml"), NEVER);
+    let text = yaml(folder.path());
+    folder.write("edge.yaml", &format!("writtenBy: 99.0.0\ngreeting: hello\n{text}"));
+    let before = running.until(|live| live.ignored == ["greeting"]).await;
+    assert!(
+        before.warnings.iter().any(|warning| warning.contains("greeting")),
+        "{:?}",
+        before.warnings
+    );
+
+    folder.write(
+        "edge.yaml",
+        &format!("writtenBy: 99.0.0\nrequires: [quarantine]\n{text}"),
+    );
+    running.until_rejected(true).await;
+    let rejected = running.rejection.get().unwrap();
+    assert!(rejected.reason.contains("line 2: requires: "), "{}", rejected.reason);
+    assert_ne!(rejected.config_hash, before.config_hash);
+    assert!(Arc::ptr_eq(&running.live.borrow(), &before));
+    assert!(running.metric("xmpp_edge_configuration_refused 1"));
+
+    folder.write("edge.yaml", &format!("writtenBy: 99.0.0\n{text}"));
+    running.until_rejected(false).await;
+    running.until(|live| live.ignored.is_empty()).await;
+}
+
 #[test]
 fn what_needs_a_new_process_keeps_its_running_value_and_is_named() {
     let folder = good();

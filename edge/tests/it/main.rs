@@ -63,6 +63,7 @@ mod process {
     mod listening;
     mod logs;
     mod memory;
+    mod releases;
     mod signals;
 }
 mod reference {

@@ -26,7 +26,9 @@ pub fn edge_config(valid: &ValidSpec, links: &RouterAddresses) -> EdgeConfig {
     let file = |name: &str| PathBuf::from(format!("{CONFIG_DIR}/{name}"));
     let certificate = |name: &str| PathBuf::from(format!("{CERTIFICATE_DIR}/{name}"));
     let client = |name: &str| PathBuf::from(format!("{CLIENT_CERTIFICATE_DIR}/{name}"));
-    EdgeConfig {
+    let config = EdgeConfig {
+        written_by: None,
+        requires: Vec::new(),
         domains: valid.hosted.clone(),
         listen: Listen {
             control: Some(PathBuf::from(CONTROL_SOCKET)),
@@ -78,7 +80,8 @@ pub fn edge_config(valid: &ValidSpec, links: &RouterAddresses) -> EdgeConfig {
         },
         drain_delay: valid.drain_delay,
         log: Log::default(),
-    }
+    };
+    config.signed()
 }
 
 /// One cluster's links; none while no link is wanted.
@@ -147,6 +150,11 @@ mod tests {
         let valid = validated(&spec_with(path, value)).unwrap();
         let config = edge_config(&valid, &links());
         assert_eq!(EdgeConfig::from_yaml(&config.to_yaml()).unwrap(), config);
+        assert_eq!(
+            config.clone().signed(),
+            config,
+            "it says who wrote it, and what a reader must know"
+        );
     }
 
     #[rstest]

@@ -9,8 +9,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 use rstest::rstest;
 use serde_json::Value;
-use xmpp_federation_core::SecretBytes;
 use xmpp_federation_core::edge_status::{EdgeStatus as Told, LinkState, LinkStatus, StreamCounts, SuspectCounts};
+use xmpp_federation_core::{Release, SecretBytes};
 
 use super::dialback::mark;
 use super::{Inputs, findings};
@@ -93,6 +93,9 @@ pub fn world(path: &str, value: Value) -> World {
     )
     .unwrap();
     let told = Told {
+        version: Some(Release::own().to_string()),
+        written_by: Some(Release::own().to_string()),
+        ignored_fields: Vec::new(),
         config_hash: desired.config_hash.clone(),
         rejected: None,
         certificate_sha256: None,

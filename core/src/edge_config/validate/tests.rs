@@ -39,6 +39,12 @@ fn a_configuration_reads_back_as_it_was_written() {
 #[case("- coluc.com", "- localhost", "line 2", "single label")]
 #[case("privacy:", "privacyy:", "line 10", "unknown field `privacyy`")]
 #[case(
+    "domains:",
+    "writtenBy: newest\ndomains:",
+    "line 1",
+    "is not a version such as 0.1.0"
+)]
+#[case(
     "address: 10.244.200.10:7400",
     "address: 10.244.200.10",
     "line 19",

@@ -99,6 +99,7 @@ pub fn live(config: EdgeConfig) -> Live {
     Live {
         budget: Budget::new(MemoryLimit::of_this_process(), &config.limits),
         config_hash: String::new(),
+        ignored: Vec::new(),
         hosted: config.domains.iter().cloned().collect::<HashSet<_>>(),
         policy: Policy::new(&config),
         dialback: DialbackSecrets::new(SecretBytes::new(SECRET.into()), vec![]),

@@ -166,7 +166,7 @@ impl Drop for Process {
 
 /// An address of the loopback that nobody listens on; one that no other test uses, so that it stays
 /// free.
-fn free() -> SocketAddr {
+pub fn free() -> SocketAddr {
     static GIVEN: AtomicUsize = AtomicUsize::new(0);
     let [.., given] = GIVEN.fetch_add(1, Ordering::Relaxed).to_be_bytes();
     let [.., high, low] = std::process::id().to_be_bytes();
@@ -183,10 +183,15 @@ pub struct Running {
 impl Running {
     /// With the line that says so.
     pub fn start(command: &mut Command) -> (Self, String) {
+        Self::start_until(command, "the edge starts")
+    }
+
+    /// With the first line that has this text.
+    pub fn start_until(command: &mut Command, with: &str) -> (Self, String) {
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let log = BufReader::new(child.stdout.take().unwrap());
         let mut running = Self { child, log };
-        let line = running.line("the edge starts");
+        let line = running.line(with);
         (running, line)
     }
 
