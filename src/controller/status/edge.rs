@@ -1,6 +1,10 @@
 //! `EdgeAvailable`: pods run, are ready and have the newest configuration.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
+
+use xmpp_federation_core::Release;
+use xmpp_federation_core::edge_status::EdgeStatus;
 
 use super::{Inputs, answering};
 use crate::api::conditions::Verdict;
@@ -10,6 +14,14 @@ use crate::controller::dereference::EdgePod;
 use crate::controller::objects::Content;
 
 pub(super) fn verdict(inputs: &Inputs<'_>) -> Verdict {
+    let mut verdict = availability(inputs);
+    if let Some(sentence) = releases_apart(inputs) {
+        verdict.message += &sentence;
+    }
+    verdict
+}
+
+fn availability(inputs: &Inputs<'_>) -> Verdict {
     let pods: Vec<&EdgePod> = inputs
         .view
         .pods
@@ -28,13 +40,24 @@ pub(super) fn verdict(inputs: &Inputs<'_>) -> Verdict {
             .rejected
             .as_ref()
             .filter(|r| r.config_hash == inputs.desired.config_hash)?;
-        Some((pod, rejected))
+        Some((pod, status, rejected))
     });
-    if let Some((pod, rejected)) = rejected {
+    if let Some((pod, status, rejected)) = rejected {
+        let meanwhile = if status.config_hash.is_empty() {
+            "serves nobody until it can read it"
+        } else {
+            "goes on with the one before"
+        };
+        // A pod of another release says itself what to do.
+        let remedy = if of_this_release(status) {
+            "; correct the field in the spec"
+        } else {
+            ""
+        };
         return Verdict::no(
             Reason::ConfigRejected,
             format!(
-                "pod {} refused the newest configuration and goes on with the one before: {}; correct the field in the spec",
+                "pod {} refused the newest configuration and {meanwhile}: {}{remedy}",
                 pod.name, rejected.reason
             ),
         );
@@ -94,6 +117,35 @@ pub(super) fn verdict(inputs: &Inputs<'_>) -> Verdict {
     )
 }
 
+fn of_this_release(status: &EdgeStatus) -> bool {
+    status.version.as_ref() == Some(&Release::own().to_string())
+}
+
+/// Pods of another release than the operator's, and what they ignore.
+fn releases_apart(inputs: &Inputs<'_>) -> Option<String> {
+    let mut others: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    let mut ignored = String::new();
+    for (pod, status) in answering(&inputs.view.pods).filter(|(_, status)| !of_this_release(status)) {
+        let version = status.version.as_deref().unwrap_or("unknown");
+        others.entry(version).or_default().push(&pod.name);
+        if let Some(field) = status.ignored_fields.first() {
+            ignored = format!(" and ignore {field} of their configuration");
+        }
+    }
+    let named = others
+        .iter()
+        .map(|(version, pods)| format!("{} ({version})", pods.join(", ")));
+    let named = named.collect::<Vec<_>>().join(", ");
+    if named.is_empty() {
+        return None;
+    }
+    Some(format!(
+        ". Edge pods are of another release than this operator ({}){ignored}: {named}. Their image is {}; set spec.edge.image to that of the operator's release, or remove it",
+        Release::own(),
+        inputs.valid.image
+    ))
+}
+
 /// Pods that have not loaded the newest configuration.
 fn outdated(inputs: &Inputs<'_>, pods: &[&EdgePod]) -> Option<Verdict> {
     let stale: Vec<&str> = pods
@@ -133,8 +185,8 @@ mod tests {
     use crate::controller::kube::Kind;
     use crate::controller::objects::ExistingObject;
     use rstest::rstest;
-    use serde_json::Value;
-    use xmpp_federation_core::edge_status::RejectedConfig;
+    use serde_json::{Value, json};
+    use xmpp_federation_core::edge_status::{EdgeStatus, RejectedConfig};
 
     #[rstest]
     // generation, seen, current and newest revision, pods of the newest
@@ -177,6 +229,55 @@ mod tests {
             (Status::False, "ConfigRejected")
         );
         assert!(verdict.message.contains("line 3: tls.mode"), "{}", verdict.message);
+    }
+
+    #[test]
+    fn a_pod_that_waits_for_a_later_release_is_told_with_what_it_says_itself() {
+        let mut world = world("", Value::Null);
+        let hash = world.desired.config_hash.clone();
+        *status(&mut world) = EdgeStatus {
+            version: Some("0.0.9".to_owned()),
+            rejected: Some(RejectedConfig {
+                config_hash: hash,
+                reason: "edge.yaml: line 2: requires: this edge 0.0.9 does not know peer-quarantine".to_owned(),
+            }),
+            ..EdgeStatus::default()
+        };
+        let verdict = verdict(&world, Type::EdgeAvailable);
+        assert_eq!(verdict.reason.as_str(), "ConfigRejected");
+        for says in [
+            "serves nobody until it can read it: edge.yaml: line 2",
+            "coluc-edge-0 (0.0.9)",
+        ] {
+            assert!(verdict.message.contains(says), "{}", verdict.message);
+        }
+        assert!(!verdict.message.contains("correct the field"), "{}", verdict.message);
+    }
+
+    #[rstest]
+    #[case::older(Some("0.0.9"), "coluc-edge-0 (0.0.9)")]
+    #[case::later(Some("99.0.0"), "coluc-edge-0 (99.0.0)")]
+    #[case::without_a_version(None, "coluc-edge-0 (unknown)")]
+    fn pods_of_another_release_are_named_with_both_versions(#[case] version: Option<&str>, #[case] says: &str) {
+        let mut world = world("/edge/image", json!("registry.example/edge:other"));
+        status(&mut world).version = version.map(str::to_owned);
+        status(&mut world).ignored_fields = vec!["peers[0].comment".to_owned()];
+        let verdict = verdict(&world, Type::EdgeAvailable);
+        assert_eq!((verdict.status, verdict.reason.as_str()), (Status::True, "AsWanted"));
+        for says in [
+            says,
+            "Edge pods are of another release than this operator (0.1.0)",
+            "and ignore peers[0].comment of their configuration",
+            "Their image is registry.example/edge:other; set spec.edge.image to that of the operator's release",
+        ] {
+            assert!(
+                verdict
+                    .message
+                    .contains(&says.replace("0.1.0", env!("CARGO_PKG_VERSION"))),
+                "{}",
+                verdict.message
+            );
+        }
     }
 
     #[test]
