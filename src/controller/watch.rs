@@ -26,6 +26,7 @@ use super::reconcile::reconcile;
 use super::resource::StoredObject;
 use super::snapshot::{Scope, Snapshot};
 use crate::api::{INSTANCE_LABEL, MANAGED_BY, XmppFederation};
+use crate::runtime::api_error::sentence;
 use crate::runtime::health::Readiness;
 use crate::runtime::metrics::ByKind;
 
@@ -200,6 +201,8 @@ impl Feed {
         while let Some(event) = events.next().await {
             match event {
                 Ok(event) => take(&self, event),
+                // Told after a pause that was too long: the library lists anew.
+                Err(watcher::Error::WatchError(status)) if status.code == 410 => {}
                 Err(error) => {
                     env.metrics.watch_errors.get_or_create(&ByKind { kind }).inc();
                     if told.is_none_or(|told| told.elapsed() >= TELL_EVERY) {
@@ -208,7 +211,7 @@ impl Feed {
                         tracing::warn!(
                             kind,
                             namespace,
-                            %error,
+                            error = sentence_of(&error),
                             "a watch fails and is tried again; check that the definition is installed and the role grants list and watch"
                         );
                     }
@@ -351,6 +354,16 @@ impl Feed {
             }
             Event::InitDone => references.listed(kind),
         }
+    }
+}
+
+fn sentence_of(error: &watcher::Error) -> String {
+    match error {
+        watcher::Error::InitialListFailed(error)
+        | watcher::Error::WatchStartFailed(error)
+        | watcher::Error::WatchFailed(error) => sentence(error),
+        watcher::Error::WatchError(status) => sentence(&kube::Error::Api(status.clone())),
+        watcher::Error::NoResourceVersion => error.to_string(),
     }
 }
 

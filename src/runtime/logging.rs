@@ -19,8 +19,11 @@ pub fn to_stderr(directives: &str) -> Result<(), String> {
     start(filter(directives)?, std::io::stderr)
 }
 
+/// The operator tells itself, in sentences and not at each try, what these tell of failed requests and watches.
+const LIBRARIES: &str = "kube_runtime::watcher=error,kube_client::client::builder=off";
+
 fn filter(directives: &str) -> Result<EnvFilter, String> {
-    EnvFilter::try_new(directives)
+    EnvFilter::try_new(format!("{LIBRARIES},{directives}"))
         .map_err(|error| format!("{directives:?} is no list of log directives: {error}; use for example info"))
 }
 
