@@ -515,6 +515,49 @@ async fn overlapping(stage: Stage, first: &[&str], second: &[&str], second_wins:
     standby.stop().await
 }
 
+async fn ledgers(stage: Stage) -> Result<(), Error> {
+    let namespace = NAMESPACES[0];
+    stage.install(&[]).await?;
+    let operator = Installation::leading(&stage, &[]).await?;
+    create(&stage, namespace, FIRST).await?;
+    let object = format!("xmppfederation/{FIRST}");
+    let rows_may_exist = r#"{"metadata":{"finalizers":["xmppfederation.io/registrations"]}}"#;
+    kubectl(
+        &stage,
+        namespace,
+        &["patch", &object, "--type=merge", "-p", rows_may_exist],
+    )
+    .await?;
+    let (ledger, label) = (
+        "xmpp-federation-imp-11111111-1111-4111-8111-111111111111",
+        "xmppfederation.io/imp-ledger",
+    );
+    let labelled = format!("{label}=true");
+    kubectl(
+        &stage,
+        SYSTEM,
+        &["create", "configmap", ledger, "--from-literal=ledger.json={"],
+    )
+    .await?;
+    let registered = message("ComponentsRegistered");
+    let field = (namespace, object.as_str(), registered.as_str());
+    for _ in 0..2 {
+        kubectl(&stage, SYSTEM, &["label", "configmap", ledger, &labelled]).await?;
+        until(&stage, field, SOON, |message| message.contains(ledger)).await?;
+        // For the watch it is gone.
+        kubectl(&stage, SYSTEM, &["label", "configmap", ledger, &format!("{label}-")]).await?;
+        until(&stage, field, SOON, |message| !message.contains(ledger)).await?;
+    }
+    kubectl(&stage, SYSTEM, &["label", "configmap", ledger, &labelled]).await?;
+    until(&stage, field, SOON, |message| message.contains(ledger)).await?;
+    // Of another resource, as a later release may write it.
+    let text = json!({"uid": "1", "ledger": {"schema": 99, "owner": {"uid": "another"}}}).to_string();
+    let patch = json!({"data": {"ledger.json": text}}).to_string();
+    kubectl(&stage, SYSTEM, &["patch", "configmap", ledger, "-p", &patch]).await?;
+    until(&stage, field, SOON, |message| !message.contains(ledger)).await?;
+    operator.stop().await
+}
+
 fn lab(letter: char) -> String {
     name_here(&format!("op{letter}"))
 }
@@ -547,6 +590,12 @@ async fn an_operator_without_the_definition_waits_for_it() {
 #[ignore = "needs root and set-up; `make test` runs it"]
 async fn an_operator_without_the_right_to_a_kind_waits_for_it() {
     stage::on(&lab('f'), Dns::Answers, right).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root and set-up; `make test` runs it"]
+async fn what_a_person_does_to_a_ledger_is_seen() {
+    stage::on(&lab('g'), Dns::Answers, ledgers).await.unwrap();
 }
 
 #[rstest]
