@@ -24,6 +24,9 @@ pub enum StoreError {
     /// Somebody else wrote since.
     #[error("it was changed by somebody else meanwhile; it is read again")]
     Conflict,
+    /// It is there and is no ledger for this release: only a person can do something about it.
+    #[error("{0}")]
+    Unreadable(String),
     /// Anything else.
     #[error("{0}")]
     Unavailable(String),

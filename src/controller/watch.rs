@@ -334,7 +334,8 @@ impl Feed {
             }
             env.observers.clusters.outdate(|question| {
                 let desired = question.desired();
-                change.owners.iter().any(|owner| owner.uid == desired.owner.uid)
+                change.unreadable
+                    || change.owners.iter().any(|owner| owner.uid == desired.owner.uid)
                     || change.known_as.contains(&desired.target.publisher)
             });
         }

@@ -484,6 +484,15 @@ async fn what_a_person_does_to_a_ledger_is_seen_at_once() {
     let registered = |seen: Option<&Reading>| seen.unwrap().condition("ComponentsRegistered").0 == "True";
     world.until("coluc", "registered", registered).await;
     assert_ne!(before, made, "another object");
+    // Deleted while it is not readable, as the sentence says, it is unknown.
+    world.api.edit(&path, |map| map["data"]["ledger.json"] = json!("{"));
+    world.until("coluc", "told of the ledger", unreadable).await;
+    world.api.delete(&path);
+    let foreign = |seen: Option<&Reading>| {
+        let (status, message) = seen.unwrap().condition("ComponentsRegistered");
+        status == "False" && message.contains("adopt-rows")
+    };
+    world.until("coluc", "without a record", foreign).await;
     assert_eq!((rows(&first), restarts(&first)), (1, 1));
 }
 

@@ -82,6 +82,30 @@ async fn rows_that_a_former_resource_left_are_for_the_next_one_that_is_active() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_ledger_that_cannot_be_read_is_not_looked_at_again_and_again() {
+    let mut bench = registered_by_hand().await;
+    let is_ledger = |name: &str| name != "xmpp-federation-imp-logins";
+    let mut texts = bench.store.all().unwrap().into_iter();
+    let (name, text) = texts.find(|(name, _)| is_ledger(name)).unwrap();
+    let broken = bench.store.write(&name, "{".to_owned(), Some(&text.version)).await;
+    let report = bench.until_rows(5, Reason::LedgerUnavailable).await;
+    says(&report.components_registered, &[name.as_str(), "restore it"]);
+    assert!(
+        report.requeue_after > Duration::from_mins(1),
+        "{:?}",
+        report.requeue_after
+    );
+    let version = broken.unwrap().version;
+    bench
+        .store
+        .write(&name, text.data.clone(), Some(&version))
+        .await
+        .unwrap();
+    bench.until_registered(5).await;
+    assert_eq!(writes(&bench), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn rows_that_vanish_come_back_once_and_the_second_time_somebody_else_writes() {
     let mut bench = registered_by_hand().await;
     bench.sim.sql("DELETE FROM xmpps2snodes").unwrap();

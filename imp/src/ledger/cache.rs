@@ -243,7 +243,7 @@ impl LedgerCache {
 }
 
 fn readable(content: Content) -> Result<Arc<LedgerFile>, StoreError> {
-    content.map_err(|unreadable| StoreError::Unavailable(unreadable.sentence.clone()))
+    content.map_err(|unreadable| StoreError::Unreadable(unreadable.sentence.clone()))
 }
 
 #[cfg(test)]

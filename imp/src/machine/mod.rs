@@ -292,6 +292,17 @@ impl Machine {
         #[cfg(test)]
         let step = self.mutant.map_or_else(|| input.plan(), |mutant| mutant.plan(input));
         match step {
+            // What a person does to it is seen at once.
+            NextStep::Wait(Wait {
+                why: WaitReason::Ledger,
+                ..
+            }) if matches!(self.ledger_error, Some(StoreError::Unreadable(_))) => {
+                let until = now.plus(desired.poll_interval);
+                Next::Wait(NextStep::Wait(Wait {
+                    why: WaitReason::Ledger,
+                    until,
+                }))
+            }
             NextStep::Read(_) | NextStep::Act(_) if self.setup_error.is_some() => {
                 Next::Wait(retry(WaitReason::Axl, now))
             }
