@@ -5,8 +5,9 @@ use jiff::Timestamp;
 
 use super::driver::Manager;
 use super::ledger::cache::{AllLedgers, UnreadableLedger};
-use super::machine::rows_left;
-use crate::records::{ActionKind, ActionRecord, Outcome};
+use crate::pkid::Pkid;
+use crate::records::{ActionKind, ActionRecord, Outcome, RowRecord};
+use crate::report::Registration;
 use crate::store::StoreError;
 
 /// Such a cluster.
@@ -18,8 +19,8 @@ pub struct DroppedRecord {
     pub name: String,
     /// What the controller noted with the last active reconcile ([`super::desired::Place::reach`]).
     pub reach: Option<String>,
-    /// Rows of ours, each with the SQL that removes it by hand.
-    pub rows: Vec<String>,
+    /// Rows of ours that may stand in its table.
+    pub rows: Vec<Registration>,
     /// A publisher in the spec that was never reached: it may be another name of this one, whose
     /// rows are then wanted.
     pub unclear: Option<String>,
@@ -63,6 +64,10 @@ impl Manager {
             .iter()
             .zip(&wanted)
             .find_map(|(name, pkids)| pkids.is_empty().then(|| name.clone()));
+        let registration = |(pkid, row): (&Pkid, &RowRecord)| Registration {
+            component_id: row.component_id.clone(),
+            pkid: *pkid,
+        };
         let known = files
             .iter()
             .map(|file| &file.ledger)
@@ -76,7 +81,7 @@ impl Manager {
                     .cloned()
                     .unwrap_or_else(|| ledger.publisher.clone()),
                 reach: ledger.reach.clone(),
-                rows: rows_left(ledger, None),
+                rows: ledger.rows.iter().map(registration).collect(),
                 unclear: unclear.clone(),
             });
         // A cluster that the spec names tells of its ledger itself.

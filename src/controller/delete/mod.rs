@@ -200,7 +200,10 @@ pub async fn unreadable(
         rows: if known.is_empty() {
             status.imp.iter().flat_map(execute::of_status).collect()
         } else {
-            known.into_iter().flat_map(|cluster| cluster.rows).collect()
+            let clusters = known
+                .into_iter()
+                .map(|record| DroppedCluster::new(record, Some(status)));
+            clusters.flat_map(|cluster| cluster.rows).collect()
         },
     };
     // The object does not fit the type that events are written for: the log has to do.

@@ -254,7 +254,7 @@ impl<'a> DroppedCleanups<'a> {
                     // By hand nothing is removed either that may be wanted.
                     rows: match cluster.record.unclear {
                         Some(_) => Vec::new(),
-                        None => cluster.record.rows.clone(),
+                        None => cluster.rows.clone(),
                     },
                 });
             }
@@ -416,7 +416,7 @@ fn rows(env: &Environment, object: &XmppFederation, owner: &Owner, cleanup: &Cle
         return rows.clone();
     }
     if let Some(dropped) = &cleanup.dropped {
-        return dropped.record.rows.clone();
+        return dropped.rows.clone();
     }
     let status = object.status.as_ref();
     let status = status.and_then(|s| s.imp.iter().find(|imp| imp.name == cleanup.name));

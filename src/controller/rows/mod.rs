@@ -27,7 +27,7 @@ use crate::api::status::{LeavingStatus, XmppFederationStatus};
 use plan::{CleanupStep, Deadline};
 use xmpp_federation_imp::desired::Desired;
 use xmpp_federation_imp::dropped::{DroppedRecord, DroppedRecords};
-use xmpp_federation_imp::report::Removal;
+use xmpp_federation_imp::report::{Registration, Removal, row_left};
 
 /// A Secret that was deleted so shortly before the resource was deleted with it, as in a namespace that is
 /// deleted. A Secret that was deleted earlier takes the account away from the operator.
@@ -96,6 +96,8 @@ fn elapsed(since: Timestamp, until: Timestamp) -> Duration {
 pub struct DroppedCluster {
     /// What its ledger says.
     pub record: DroppedRecord,
+    /// Rows of ours that may stand in its table, each with the SQL that removes it by hand.
+    pub rows: Vec<String>,
     /// The entry as it was accepted last; `None`: the ledger does not say it.
     pub entry: Option<ImpSpec>,
     /// The versions of the Secrets with its accounts then, by name.
@@ -134,14 +136,20 @@ pub fn to_ledger(entry: &ImpSpec, secrets: &Secrets) -> Option<String> {
 }
 
 impl DroppedCluster {
-    fn new(record: DroppedRecord) -> Self {
+    /// The status knows which table it is.
+    pub fn new(record: DroppedRecord, status: Option<&XmppFederationStatus>) -> Self {
         let reach = record.reach.as_deref().unwrap_or_default();
         let with: ReachedWith = serde_json::from_str(reach).unwrap_or_default();
-        Self {
+        let mut cluster = Self {
             entry: serde_json::from_str(reach).ok(),
             accounts: with.accounts,
+            rows: Vec::new(),
             record,
-        }
+        };
+        let table = status.and_then(|status| status.table_of(&cluster.name()));
+        let row = |row: &Registration| row_left(row.component_id.as_str(), &row.pkid.to_string(), table);
+        cluster.rows = cluster.record.rows.iter().map(row).collect();
+        cluster
     }
 
     /// Whether both are one cluster.
@@ -151,7 +159,7 @@ impl DroppedCluster {
 
     /// Whether rows of ours are in its table.
     pub fn has_rows(&self) -> bool {
-        !self.record.rows.is_empty()
+        !self.rows.is_empty()
     }
 
     /// Its name in status and messages: the entry's, which may have come back with another cluster.
@@ -213,7 +221,10 @@ impl Dropped {
             unreadable.clear();
         }
         Self {
-            clusters: known.into_iter().map(DroppedCluster::new).collect(),
+            clusters: known
+                .into_iter()
+                .map(|record| DroppedCluster::new(record, object.status.as_ref()))
+                .collect(),
             unreadable,
             busy,
         }
@@ -356,13 +367,17 @@ mod testing {
             spec.as_object_mut().unwrap().insert(key.clone(), value.clone());
         }
         let spec: ImpSpec = serde_json::from_value(spec).unwrap();
-        DroppedCluster::new(DroppedRecord {
+        let record = DroppedRecord {
             publisher: "p-1".to_owned(),
             name: "cups2.example.net".to_owned(),
             reach: to_ledger(&spec, &Secrets::default()),
-            rows: vec![ROW.to_owned(); rows],
+            rows: Vec::new(),
             unclear: None,
-        })
+        };
+        DroppedCluster {
+            rows: vec![ROW.to_owned(); rows],
+            ..DroppedCluster::new(record, None)
+        }
     }
 
     pub fn at(seconds: i64) -> Timestamp {
@@ -377,6 +392,7 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use super::testing::{at, dropped};
     use super::*;
+    use crate::api::status::ImpStatus;
     use crate::controller::references::SecretContent;
     use crate::controller::testing::spec_with;
     use rstest::rstest;
@@ -405,6 +421,32 @@ mod tests {
     }
 
     #[rstest]
+    #[case::it_has_just_left("second")]
+    #[case::it_is_leaving("second (cups2.example.net)")]
+    fn the_statement_names_the_table_that_the_cluster_has(#[case] name: &str) {
+        let row = Registration {
+            component_id: "cm-2_s2scp-1.eft-xwye-a-coluc-com".parse().unwrap(),
+            pkid: "055c13d9-943d-459d-a3c6-af1d1176936d".parse().unwrap(),
+        };
+        let record = DroppedRecord {
+            rows: vec![row],
+            ..dropped(&json!({}), 1).record
+        };
+        let imp = ImpStatus {
+            name: name.to_owned(),
+            table: Some("xmpp2snodes".to_owned()),
+            ..ImpStatus::default()
+        };
+        let status = XmppFederationStatus {
+            imp: vec![imp],
+            ..XmppFederationStatus::default()
+        };
+        let cluster = DroppedCluster::new(record, Some(&status));
+        let row = cluster.rows.first().unwrap();
+        assert!(row.contains("delete from xmpp2snodes where"), "{row}");
+    }
+
+    #[rstest]
     #[case::another_ones_password("cups3.example.net", "2", true)]
     #[case::one_account_for_both("cups3.example.net", "1", false)]
     #[case::a_new_password_of_its_own("cups2.example.net", "2", false)]
@@ -418,7 +460,7 @@ mod tests {
             reach: to_ledger(&entry.unwrap(), &secrets("1")),
             ..record
         };
-        let dropped = DroppedCluster::new(record);
+        let dropped = DroppedCluster::new(record, None);
         let mut spec = spec_with("/imp/0/credentialsSecretRef", json!({"name": "second-axl"}));
         spec.imp.first_mut().unwrap().publisher = publisher.to_owned();
         let object = XmppFederation::new("coluc", spec);
