@@ -159,11 +159,16 @@ impl Table<'_> {
             self.issued(|it| megabytes(it.memory.1)),
         ];
         self.row(&name, "MB", Some(60.0), figures);
-        let (writes, reads) = (self.many(|it| it.restart.0.writes), self.many(|it| it.restart.0.reads));
+        let (writes, reads) = (
+            self.many(|it| it.restart.requests.writes),
+            self.many(|it| it.restart.requests.reads),
+        );
         self.own("restart: writes", "requests", Some(0.0), writes);
         self.own("restart: reads", "requests", None, reads);
-        let time = self.found.many.and_then(|it| it.restart.1);
+        let time = self.found.many.and_then(|it| it.restart.time);
         self.own("restart: until all are reconciled", "s", None, seconds(time));
+        let memory = self.many(|it| megabytes(it.restart.memory));
+        self.own("restart: most memory", "MB", Some(80.0), memory);
     }
 
     fn namespaces(&mut self) {

@@ -174,8 +174,19 @@ pub struct Many {
     pub standing: usize,
     /// Most and last resident memory, in kB.
     pub memory: (u64, u64),
-    /// After a new start: requests, and the time until all are reconciled.
-    pub restart: (Requests, Option<Duration>),
+    /// After a new start.
+    pub restart: Restart,
+}
+
+/// What a new start needs.
+#[derive(Debug, Clone, Copy)]
+pub struct Restart {
+    /// Requests.
+    pub requests: Requests,
+    /// The time until all are reconciled.
+    pub time: Option<Duration>,
+    /// Most resident memory, in kB.
+    pub memory: u64,
 }
 
 /// Many resources: created at once, left alone, more of them, and the operator started anew.
@@ -219,9 +230,9 @@ pub async fn many(mut stage: Stage, sizes: Sizes) -> Result<Many, Error> {
 }
 
 /// Starts the operator on resources that are as they should be.
-async fn restart(stage: &mut Stage, sizes: &Sizes) -> Result<(Requests, Option<Duration>), Error> {
+async fn restart(stage: &mut Stage, sizes: &Sizes) -> Result<Restart, Error> {
     let began = Instant::now();
-    stage.start_operator(&sizes.operator, &[]).await?;
+    let operator = stage.start_operator(&sizes.operator, &[]).await?;
     let wanted = count(sizes.most.max(sizes.resources));
     let all = wait_until("all reconciles", sizes.limit, async || {
         Ok(metric("reconcile_total").await? >= wanted)
@@ -230,7 +241,11 @@ async fn restart(stage: &mut Stage, sizes: &Sizes) -> Result<(Requests, Option<D
     let time = all.is_ok().then(|| began.elapsed());
     // A write that follows from the first look counts.
     sleep(SETTLE.min(sizes.idle)).await;
-    Ok((stage.audit.count()?, time))
+    Ok(Restart {
+        requests: stage.audit.count()?,
+        time,
+        memory: operator.highest_memory()?,
+    })
 }
 
 /// Resources whose resolver is dead.
