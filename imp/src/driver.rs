@@ -27,6 +27,7 @@ use crate::machine::{Answer, Change, Machine, Next, Recorded, Reply, Request, ro
 use crate::observation::Read;
 use crate::pkid::Pkid;
 use crate::report::{Removal, Report};
+use crate::resolve::SystemResolver;
 use crate::store::{LedgerStore, StoreError};
 use crate::timings::Timings;
 
@@ -37,6 +38,7 @@ pub struct Manager {
     guard: Arc<dyn Guard>,
     logins: Arc<Logins>,
     ledgers: LedgerCache,
+    resolver: SystemResolver,
     timings: Timings,
     clusters: Mutex<BTreeMap<ClusterKey, Arc<AsyncMutex<Cluster>>>>,
     /// The right to call a publisher: by the pkid that it has in `processnode`, because one host may have several names;
@@ -71,6 +73,7 @@ impl Manager {
         Self {
             logins: Arc::new(Logins::new(Arc::clone(&store), Arc::clone(&clock))),
             ledgers: LedgerCache::new(store),
+            resolver: SystemResolver::default(),
             counter: Arc::new(Uncounted),
             clock,
             guard,
@@ -248,7 +251,8 @@ impl Manager {
             (cluster.axl_version, cluster.file) = (None, None);
         }
         let (logins, counter) = (Arc::clone(&self.logins), Arc::clone(&self.counter));
-        let caller = Caller::new(target, None, logins, counter).map(|caller| caller.within(self.timings.call));
+        let caller = Caller::new(target, self.resolver.clone(), logins, counter);
+        let caller = caller.map(|caller| caller.within(self.timings.call));
         let error = caller.as_ref().err().map(ToString::to_string);
         cluster.caller = caller.ok();
         Answer::Connected(error.map_or(Ok(()), Err))

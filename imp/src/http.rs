@@ -13,7 +13,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use reqwest::dns::Resolve;
 use reqwest::header::{ACCEPT, CONTENT_TYPE, RETRY_AFTER};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{Resumption, WebPkiServerVerifier};
@@ -28,6 +27,7 @@ use xmpp_federation_core::peer_key::{self, Possession, Version};
 
 use super::clock::Stamp;
 use super::error::{CallError, CallErrorKind, Interface};
+use super::resolve::SystemResolver;
 use super::soap::{self, Answer, Element};
 use crate::access::{Credentials, ServerTrust, Target};
 use crate::accounts::{LoginOutcome, Logins};
@@ -90,7 +90,7 @@ impl Caller {
     /// A caller for this target.
     pub fn new(
         target: &Target,
-        resolver: Option<Arc<dyn Resolve>>,
+        resolver: SystemResolver,
         logins: Arc<Logins>,
         counter: Arc<dyn Counter>,
     ) -> Result<Self, SetupError> {
@@ -101,10 +101,8 @@ impl Caller {
             .http1_only()
             .pool_max_idle_per_host(0)
             .connect_timeout(CONNECT_TIMEOUT)
+            .dns_resolver(Arc::new(resolver))
             .connector_layer(AndThenLayer::new(sending::about_to_send));
-        if let Some(resolver) = resolver {
-            builder = builder.dns_resolver(resolver);
-        }
         for (name, address) in &target.addresses {
             builder = builder.resolve(name, SocketAddr::new(address.address, 0));
         }

@@ -110,7 +110,13 @@ fn acceptor() -> (tokio_rustls::TlsAcceptor, Fingerprint) {
 async fn called(logins: &Arc<Logins>, server: String, pin: Fingerprint) -> Result<Element, CallErrorKind> {
     let mut target = desired().target;
     target.tls = ServerTrust::Pinned(vec![pin]);
-    let caller = Caller::new(&target, None, Arc::clone(logins), Arc::new(Uncounted)).unwrap();
+    let caller = Caller::new(
+        &target,
+        SystemResolver::default(),
+        Arc::clone(logins),
+        Arc::new(Uncounted),
+    )
+    .unwrap();
     let call = Call {
         interface: Interface::Axl,
         server: &server,
