@@ -112,11 +112,14 @@ impl Environment {
         };
         let clusters = &self.observers.clusters;
         clusters.look(owner, name, question, due, |_| async move {
+            // In boxes: hundreds that are due at once wait for their turn, and a task that waits for it is small.
             match asked {
                 ClusterQuestion::Reconcile(desired) => {
-                    ClusterAnswer::Reconcile(Box::new(imp.reconcile(&desired).await))
+                    ClusterAnswer::Reconcile(Arc::new(Box::pin(imp.reconcile(&desired)).await))
                 }
-                ClusterQuestion::Remove(desired) => ClusterAnswer::Remove(Box::new(imp.remove(&desired).await)),
+                ClusterQuestion::Remove(desired) => {
+                    ClusterAnswer::Remove(Box::new(Box::pin(imp.remove(&desired)).await))
+                }
             }
         })
     }

@@ -54,7 +54,8 @@ pub struct ObjectOwner {
 /// What is read of an object, by its kind.
 #[derive(Debug, Clone)]
 pub enum Content {
-    Secret(BTreeMap<String, SecretBytes>),
+    /// Keys and decoded values.
+    Secret(Box<[(String, SecretBytes)]>),
     /// The routers in the edge's configuration: entry, then nodes with their addresses.
     ConfigMap(BTreeMap<String, Vec<(String, String)>>),
     /// The addresses that the Service shows.
@@ -174,12 +175,12 @@ impl ExistingObject {
         written
     }
 
-    /// The decoded data of a Secret.
-    pub fn secret(&self) -> Option<&BTreeMap<String, SecretBytes>> {
-        match &self.content {
-            Content::Secret(data) => Some(data),
-            _ => None,
-        }
+    /// A key of a Secret, decoded.
+    pub fn secret(&self, key: &str) -> Option<&SecretBytes> {
+        let Content::Secret(data) = &self.content else {
+            return None;
+        };
+        data.iter().find(|(of, _)| of == key).map(|(_, bytes)| bytes)
     }
 }
 
@@ -203,7 +204,7 @@ fn digest(text: &str) -> [u8; 32] {
 
 fn content_of(kind: Kind, object: &DynamicObject) -> Content {
     match kind {
-        Kind::Secret => Content::Secret(secret_data(object)),
+        Kind::Secret => Content::Secret(secret_data(object).collect()),
         Kind::ConfigMap => {
             let text = object.data.pointer("/data").and_then(|data| data.get(EDGE_CONFIG));
             Content::ConfigMap(text.and_then(Value::as_str).map(routers_written).unwrap_or_default())
@@ -226,13 +227,12 @@ fn content_of(kind: Kind, object: &DynamicObject) -> Content {
 }
 
 /// The decoded data of a Secret.
-pub fn secret_data(object: &DynamicObject) -> BTreeMap<String, SecretBytes> {
+pub fn secret_data(object: &DynamicObject) -> impl Iterator<Item = (String, SecretBytes)> {
     let data = object.data.get("data").and_then(Value::as_object);
-    let decoded = data.into_iter().flatten().filter_map(|(key, value)| {
+    data.into_iter().flatten().filter_map(|(key, value)| {
         let bytes = STANDARD.decode(value.as_str()?).ok()?;
         Some((key.clone(), SecretBytes::new(bytes)))
-    });
-    decoded.collect()
+    })
 }
 
 fn rollout(object: &DynamicObject) -> Rollout {

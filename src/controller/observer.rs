@@ -14,7 +14,7 @@ use super::names::{ObjectName, Owner};
 use super::queue::Queue;
 
 /// By UID of the resource, then by its name for the thing.
-type Things<Q, A> = HashMap<String, BTreeMap<String, Thing<Q, A>>>;
+type Things<Q, A> = HashMap<String, BTreeMap<String, Box<Thing<Q, A>>>>;
 
 /// Things of one kind: each is asked a question `Q` and gives an answer `A`.
 pub struct Observer<Q, A> {
@@ -77,13 +77,15 @@ impl<Q: Clone + PartialEq + Send + 'static, A: Send + Sync + 'static> Observer<Q
     ) -> Option<Observation<A>> {
         let mut things = self.things.lock();
         let mine = things.entry(owner.uid.clone()).or_default();
-        let thing = mine.entry(name.to_owned()).or_insert_with(|| Thing {
-            object: owner.object_name(),
-            asked: None,
-            outdated: false,
-            dropped: false,
-            untold: Vec::new(),
-            last: None,
+        let thing = mine.entry(name.to_owned()).or_insert_with(|| {
+            Box::new(Thing {
+                object: owner.object_name(),
+                asked: None,
+                outdated: false,
+                dropped: false,
+                untold: Vec::new(),
+                last: None,
+            })
         });
         let expired = thing.last.as_ref().is_some_and(|last| last.expired);
         let observation = thing.last.as_ref().map(|last| Observation {

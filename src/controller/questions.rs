@@ -39,7 +39,7 @@ impl ClusterQuestion {
 #[derive(Debug)]
 pub enum ClusterAnswer {
     /// The state of the cluster.
-    Reconcile(Box<Report>),
+    Reconcile(Arc<Report>),
     /// How far the removal is.
     Remove(Box<Removal>),
 }

@@ -274,7 +274,7 @@ async fn read(client: &Client, kind: Kind, name: &ObjectName) -> Result<Option<D
                 uid: object.uid().unwrap_or_default(),
                 resource_version: object.resource_version().unwrap_or_default(),
             },
-            data: secret_data(&object),
+            data: secret_data(&object).collect(),
         })
     } else {
         let data = object.data.get("data").cloned().unwrap_or_default();

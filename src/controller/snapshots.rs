@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
-use kube::api::DynamicObject;
+use kube::api::{DynamicObject, ObjectMeta};
 use parking_lot::Mutex;
 use strum::IntoEnumIterator as _;
 
@@ -121,14 +121,13 @@ impl Snapshots {
 
     /// Older resources: their names are theirs and the newcomer waits, so that no running federation is disturbed.
     pub fn older_than(&self, object: &impl ResourceExt) -> Vec<Arc<StoredResource>> {
-        let age = |created: Option<jiff::Timestamp>, uid: Option<String>| (created, uid);
-        let own = age(object.creation_timestamp().map(|time| time.0), object.uid());
-        let mut resources = self.resources.all();
-        resources.retain(|other| {
-            let metadata = other.metadata();
+        fn age(metadata: &ObjectMeta) -> (Option<jiff::Timestamp>, Option<&str>) {
             let created = metadata.creation_timestamp.as_ref().map(|time| time.0);
-            metadata.uid != object.uid() && age(created, metadata.uid.clone()) < own
-        });
+            (created, metadata.uid.as_deref())
+        }
+        let own = age(object.meta());
+        let mut resources = self.resources.all();
+        resources.retain(|other| age(other.metadata()) < own);
         resources
     }
 }

@@ -34,7 +34,7 @@ use crate::runtime::metrics::ByKind;
 const WORKERS: usize = 16;
 
 /// Objects in one answer of a list.
-const PAGE: u32 = 100;
+const PAGE: u32 = 50;
 
 /// A watch that goes on failing is told this often.
 const TELL_EVERY: Duration = Duration::from_mins(5);

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use hickory_resolver::TokioResolver;
@@ -10,6 +11,7 @@ use hickory_resolver::net::NetError;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::proto::rr::{Name, RData, RecordType};
 use parking_lot::Mutex;
+use tokio::sync::Semaphore;
 use xmpp_federation_core::Domain;
 
 /// A service that servers look for by SRV record.
@@ -93,32 +95,39 @@ pub trait Lookup {
 #[error("the DNS resolver cannot be set up: {0}; check dns.resolvers")]
 pub struct ResolverError(NetError);
 
-/// Resolvers by their addresses: one serves all resources that ask there.
+/// Resolvers by purpose and addresses: one serves all resources that ask there.
 #[derive(Debug, Default)]
-pub struct RecordResolvers(Mutex<HashMap<Vec<IpAddr>, RecordResolver>>);
+pub struct RecordResolvers(Mutex<HashMap<(&'static str, Vec<IpAddr>), RecordResolver>>);
 
 /// Lists of addresses that are kept.
 const KEPT: usize = 64;
 
+/// Questions to one resolver under way at once: each takes some 10 kB.
+const AT_ONCE: usize = 256;
+
 impl RecordResolvers {
-    /// The one that asks there.
-    pub fn get(&self, addresses: &[IpAddr]) -> Result<RecordResolver, ResolverError> {
+    /// The one that asks there, for that purpose: questions of another one take no room from its own.
+    pub fn get(&self, purpose: &'static str, addresses: &[IpAddr]) -> Result<RecordResolver, ResolverError> {
         let mut resolvers = self.0.lock();
-        if let Some(resolver) = resolvers.get(addresses) {
+        let key = (purpose, addresses.to_vec());
+        if let Some(resolver) = resolvers.get(&key) {
             return Ok(resolver.clone());
         }
         if resolvers.len() >= KEPT {
             resolvers.clear();
         }
         let resolver = RecordResolver::new(addresses)?;
-        resolvers.insert(addresses.to_vec(), resolver.clone());
+        resolvers.insert(key, resolver.clone());
         Ok(resolver)
     }
 }
 
 /// Questions to the given resolvers, or to those of the system if none are given.
 #[derive(Debug, Clone)]
-pub struct RecordResolver(TokioResolver);
+pub struct RecordResolver {
+    resolver: TokioResolver,
+    room: Arc<Semaphore>,
+}
 
 impl RecordResolver {
     /// Sets the resolver up; nothing is sent yet.
@@ -138,14 +147,18 @@ impl RecordResolver {
         options.timeout = Duration::from_secs(3);
         options.attempts = 2;
         options.ndots = 0;
-        Ok(Self(builder.build().map_err(ResolverError)?))
+        Ok(Self {
+            resolver: builder.build().map_err(ResolverError)?,
+            room: Arc::new(Semaphore::new(AT_ONCE)),
+        })
     }
 
     async fn ask(&self, name: &str, kind: RecordType) -> Result<Vec<(Name, RData)>, NetError> {
         let mut name = Name::from_utf8(name).map_err(|_| NetError::Message("the name cannot be asked for in DNS"))?;
         // Absolute: a pod's search list must not turn a miss into a hit.
         name.set_fqdn(true);
-        let answer = self.0.lookup(name, kind).await?;
+        let _permit = self.room.acquire().await;
+        let answer = self.resolver.lookup(name, kind).await?;
         Ok(answer
             .answers()
             .iter()

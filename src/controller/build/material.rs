@@ -163,7 +163,7 @@ pub fn run(valid: &ValidSpec, view: &KubeView, rotate: bool, now: Timestamp) -> 
 fn dialback(valid: &ValidSpec, live: &ExistingObjects, asked_for: bool) -> Result<Dialback, MaterialError> {
     let name = valid.owner.dialback();
     if let Some(object) = &live.dialback {
-        return match object.secret().and_then(|data| data.get(DIALBACK_KEY)) {
+        return match object.secret(DIALBACK_KEY) {
             Some(secret) if secret.len() >= 32 => Ok(Dialback {
                 secret: secret.clone(),
                 fresh: false,
@@ -194,7 +194,7 @@ fn certificate(valid: &ValidSpec, view: &KubeView, now: Timestamp) -> Result<Cer
     }
     let owner = &valid.owner;
     let text = |object: &Option<Arc<ExistingObject>>, key: &str| {
-        let bytes = object.as_ref()?.secret()?.get(key)?;
+        let bytes = object.as_ref()?.secret(key)?;
         Some((String::from_utf8(bytes.expose().to_vec()).ok()?, bytes.clone()))
     };
     let leaf = text(&view.existing.certificate, "tls.crt").zip(text(&view.existing.certificate, "tls.key"));
@@ -255,13 +255,7 @@ fn certificate(valid: &ValidSpec, view: &KubeView, now: Timestamp) -> Result<Cer
 }
 
 fn routers(valid: &ValidSpec, view: &KubeView) -> Vec<RouterSecret> {
-    let mut copied = view
-        .existing
-        .router
-        .as_ref()
-        .and_then(|object| object.secret())
-        .cloned();
-    let mut secret = |imp: &ImpCluster| {
+    let secret = |imp: &ImpCluster| {
         let entry = &imp.spec.name;
         let reference = &imp.spec.router.secret_ref;
         let purpose = format!("the XCP routers' secret of spec.imp[{entry}].router");
@@ -269,10 +263,12 @@ fn routers(valid: &ValidSpec, view: &KubeView) -> Vec<RouterSecret> {
         let (bytes, missing) = match found {
             Ok(secret) => (Some(SecretBytes::from_file_contents(secret.expose().to_vec())), None),
             Err(error) => (
-                copied
-                    .as_mut()
-                    .and_then(|copies| copies.remove(&router_file(entry)))
-                    .filter(|copy| copy.expose() != secrets::MISSING.as_bytes()),
+                view.existing
+                    .router
+                    .as_ref()
+                    .and_then(|copies| copies.secret(&router_file(entry)))
+                    .filter(|copy| copy.expose() != secrets::MISSING.as_bytes())
+                    .cloned(),
                 Some(error),
             ),
         };
@@ -282,7 +278,7 @@ fn routers(valid: &ValidSpec, view: &KubeView) -> Vec<RouterSecret> {
             missing,
         }
     };
-    valid.imp.iter().map(&mut secret).collect()
+    valid.imp.iter().map(secret).collect()
 }
 
 /// What is mounted besides certificate, dialback and router secrets.

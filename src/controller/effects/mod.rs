@@ -40,7 +40,7 @@ use super::{finalizer, requests};
 use crate::api::XmppFederation;
 use crate::api::conditions::Verdict;
 use crate::api::reasons::Reason;
-use xmpp_federation_imp::desired::{Place, Sibling};
+use xmpp_federation_imp::desired::{Desired, Place, Sibling};
 use xmpp_federation_imp::report::{Report, Status};
 
 type Seen = Observation<ClusterAnswer>;
@@ -50,7 +50,7 @@ type Seen = Observation<ClusterAnswer>;
 pub struct ClusterResult {
     pub entry: String,
     /// Its state; or, for `AxlAuthenticated`, why it could not be asked.
-    pub report: Result<Report, Verdict>,
+    pub report: Result<Arc<Report>, Verdict>,
     /// After this it is asked again; `None`: it was not asked yet for what is wanted now.
     pub due: Option<Duration>,
     /// Its publisher does not answer and no link to it is up.
@@ -192,13 +192,12 @@ fn requests_of(
     for (index, cluster) in valid.imp.iter().enumerate() {
         let entry = cluster.spec.name.clone();
         let place = place_of(valid, index, &view.secrets);
-        let wanted = desired(resource, cluster, place, &view.secrets, &view.pods).map(|mut desired| {
-            desired.hold_acts = hold_acts;
-            Arc::new(desired)
-        });
-        memory.with(&valid.owner.uid, |memory| {
+        let wanted = desired(resource, cluster, place, &view.secrets, &view.pods);
+        let wanted = memory.with(&valid.owner.uid, |memory| {
             let last = memory.access.entry(entry.clone()).or_default();
+            let wanted = wanted.map(|wanted| last.once(Desired { hold_acts, ..wanted }));
             last.see(wanted.as_ref().ok(), now);
+            wanted
         });
         match wanted {
             Err(error) => {
@@ -275,7 +274,7 @@ fn result_of(
         (Some(error), _) => Err(Verdict::no(Reason::SecretMissing, error.to_string())),
         (None, Some((ClusterAnswer::Reconcile(report), seen))) => {
             due = seen.current.then(|| report.requeue_after.saturating_sub(seen.age));
-            Ok((**report).clone())
+            Ok(Arc::clone(report))
         }
         // What it said last holds until it answers.
         (None, _) => match last.and_then(|last| last.report.clone()) {

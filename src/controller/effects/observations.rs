@@ -1,6 +1,7 @@
 //! What earlier reconciles saw outside Kubernetes, and what follows from it for the objects.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::{ClusterResult, Effects, routers};
 use crate::controller::build::{ClusterSlots, RouterAddresses, Topology, pods_to_run};
@@ -41,7 +42,7 @@ impl Observations {
         let others = |report: &Report| report.served_by_others() || report.was_prepared();
         let mut routers = self.routers(view);
         routers.retain(|entry, _| {
-            let last = self.clusters.get(entry).and_then(|last| last.report.as_ref());
+            let last = self.clusters.get(entry).and_then(|last| last.report.as_deref());
             !last.is_some_and(others)
         });
         let running = match view.existing.stateful_set.as_ref().map(|set| &set.content) {
@@ -53,7 +54,7 @@ impl Observations {
             .iter()
             .map(|cluster| {
                 let last = self.clusters.get(&cluster.spec.name);
-                let report = last.and_then(|last| last.report.as_ref());
+                let report = last.and_then(|last| last.report.as_deref());
                 ClusterSlots {
                     domains: &cluster.domains,
                     failing: last.is_some_and(|last| last.failing),
@@ -84,20 +85,17 @@ impl Observations {
 #[derive(Debug, Clone, Default)]
 pub struct ClusterObservation {
     /// Its last answer.
-    pub report: Option<Report>,
+    pub report: Option<Arc<Report>>,
     /// It was not looked at yet.
     pub unseen: bool,
     /// It fails as a whole: its publisher does not answer and no link to it is up.
     pub failing: bool,
 }
 
-/// What is kept of a result: not its events, which are published once.
+/// What is kept of a result.
 fn observation_of(result: &ClusterResult, before: &BTreeMap<String, ClusterObservation>) -> ClusterObservation {
     let report = match &result.report {
-        Ok(report) => Some(Report {
-            events: Vec::new(),
-            ..report.clone()
-        }),
+        Ok(report) => Some(Arc::clone(report)),
         Err(_) => before.get(&result.entry).and_then(|last| last.report.clone()),
     };
     ClusterObservation {

@@ -72,7 +72,7 @@ fn pace(answer: &RecordsAnswer) -> Duration {
 
 /// What was seen of the records last; they are looked up where that is due.
 pub fn look(env: &Environment, valid: &ValidSpec, addresses: &[IpAddr], refresh: Option<&String>) -> Records {
-    let ask = |name: &str, domains: Vec<Domain>, partners: Vec<Domain>| {
+    let ask = |name: &'static str, domains: Vec<Domain>, partners: Vec<Domain>| {
         let question = RecordsQuestion {
             wanted: Wanted {
                 domains,
@@ -88,10 +88,10 @@ pub fn look(env: &Environment, valid: &ValidSpec, addresses: &[IpAddr], refresh:
         let records = &env.observers.records;
         records.look(&valid.owner, name, &question, due, |before| {
             let wanted = question.wanted.clone();
-            let resolver = env.observers.resolvers.get(&question.resolvers);
+            let resolver = env.observers.resolvers.get(name, &question.resolvers);
             async move {
                 let found = match resolver {
-                    Ok(resolver) => Ok(verify(&resolver, &wanted).await),
+                    Ok(resolver) => Ok(Box::pin(verify(&resolver, &wanted)).await),
                     Err(error) => Err(error),
                 };
                 let last = before.iter().flat_map(|before| before.found.iter().flatten());

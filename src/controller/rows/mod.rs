@@ -77,6 +77,14 @@ impl LastAccess {
         }
     }
 
+    /// What is wanted, once in memory where it was wanted before.
+    pub fn once(&self, wanted: Desired) -> Arc<Desired> {
+        match &self.0 {
+            Some(access) if *access.desired == wanted => Arc::clone(&access.desired),
+            _ => Arc::new(wanted),
+        }
+    }
+
     /// What a deletion asked for at that time may still use although the Secret is gone.
     fn usable(&self, asked: Timestamp) -> Option<&Desired> {
         let access = self.0.as_ref()?;

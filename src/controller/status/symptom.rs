@@ -74,7 +74,7 @@ pub(super) fn of(inputs: &Inputs<'_>, link: PodLink<'_>) -> Option<Symptom> {
 /// What the cluster of a link was found to be.
 fn report<'a>(inputs: &Inputs<'a>, link: &LinkStatus) -> Option<&'a Report> {
     let result = inputs.effects.clusters.iter().find(|l| l.entry == link.router)?;
-    result.report.as_ref().ok()
+    result.report.as_deref().ok()
 }
 
 /// The entry of the spec that a link belongs to; `None`: the spec does not name it any more.

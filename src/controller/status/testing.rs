@@ -155,6 +155,7 @@ pub fn verdict(world: &World, kind: Type) -> Verdict {
             report: world
                 .imp
                 .clone()
+                .map(Arc::new)
                 .map_err(|missing| Verdict::no(Reason::SecretMissing, missing)),
             due: Some(Duration::from_mins(5)),
             failing: false,
