@@ -254,8 +254,11 @@ impl Target<'_> {
             self.check(kind, name, found)?;
             let same = (hash.clone(), found.digest);
             let known = self.sent.with(uid, |sent| sent.objects.get(&key) == Some(&same));
-            if known || found.has(&body, &hash) == Some(true) {
-                self.sent.with(uid, |sent| sent.objects.insert(key, same));
+            if known {
+                return Ok(None);
+            }
+            if found.has(&body, &hash) == Some(true) {
+                self.remember(key, same, found.only_ours);
                 return Ok(None);
             }
             // Refused if the object was deleted and made anew by somebody else since.
@@ -266,10 +269,21 @@ impl Target<'_> {
         let what = || format!("{} {name} cannot be applied", kind.as_str());
         let lists = self.env.snapshots.lists(kind);
         let answer = call(what, self.api(kind).patch(name, &params, &Patch::Apply(&body))).await?;
-        let digest = self.env.snapshots.answered(kind, answer, lists);
+        let (digest, only_ours) = self.env.snapshots.answered(kind, answer, lists);
         let changed = found.is_none_or(|found| found.digest != digest);
-        self.sent.with(uid, |sent| sent.objects.insert(key, (hash, digest)));
+        self.remember(key, (hash, digest), only_ours);
         Ok(changed.then(|| ObjectWrite::new(kind, name, false)))
+    }
+
+    /// That content is as wanted by that hash. An object in which nobody else wrote says so itself.
+    fn remember(&self, key: (Kind, String), same: (String, [u8; 32]), only_ours: bool) {
+        self.sent.with(&self.owner.uid, |sent| {
+            if only_ours {
+                sent.objects.remove(&key);
+            } else {
+                sent.objects.insert(key, same);
+            }
+        });
     }
 
     async fn delete(

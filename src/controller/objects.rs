@@ -35,7 +35,8 @@ pub struct ExistingObject {
     applied: Option<String>,
     /// Where somebody else has written a field of it since: the whole, until it was compared with what is wanted.
     unread: Mutex<Option<Box<str>>>,
-    only_ours: bool,
+    /// Nobody else has written a field of it.
+    pub only_ours: bool,
     /// Fields that others have set.
     foreign: Vec<ForeignField>,
 }

@@ -57,16 +57,17 @@ impl Snapshots {
         self.objects(kind)?.get(name)
     }
 
-    /// Takes in the answer to a write of an object that was sent at that count of lists; its digest.
-    pub fn answered(&self, kind: Kind, object: DynamicObject, lists: u64) -> [u8; 32] {
+    /// Takes in the answer to a write of an object that was sent at that count of lists; its digest, and whether
+    /// nobody else has written a field of it.
+    pub fn answered(&self, kind: Kind, object: DynamicObject, lists: u64) -> ([u8; 32], bool) {
         let name = ObjectName::of(&object);
         let version = object.resource_version().unwrap_or_default();
         let written = ExistingObject::written(kind, object);
-        let digest = written.digest;
+        let told = (written.digest, written.only_ours);
         if let (Some(name), Some(snapshot)) = (name, self.objects(kind)) {
             snapshot.answered(&name, &version, written, lists);
         }
-        digest
+        told
     }
 
     /// Takes in an object from a list or a watch; whether that is news.
