@@ -7,7 +7,7 @@
 //! - [`machine`]: one cluster: observes, plans, does at most one thing, records it; without I/O
 //! - [`driver`]: [`Manager`], the one entry point, performs what the machines ask for; [`guard`]: whether a change may
 //!   still be made
-//! - [`effects`]: the pure plan, from desired state, observation, ledger and clock to the next step
+//! - [`plan`]: pure, from desired state, observation, ledger and clock to the next step
 //! - [`registration`]: rows that have to be inserted or deleted; [`restart`]: routers that have to be restarted
 //! - [`announcement`]: what routers of profile Xcp say of our components
 //! - [`ledger`]: what was done to a cluster, one text per publisher; [`records`]: the parts of it that others read;
@@ -39,7 +39,6 @@ pub mod counter;
 pub mod desired;
 mod driver;
 pub mod dropped;
-mod effects;
 mod error;
 mod federation;
 pub mod guard;
@@ -48,6 +47,7 @@ mod ledger;
 mod machine;
 mod observation;
 mod pkid;
+mod plan;
 pub mod preflight;
 pub mod reasons;
 pub mod records;

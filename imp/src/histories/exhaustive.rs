@@ -6,7 +6,7 @@ use rstest::rstest;
 use super::operations::{Edit, Fault, Setup};
 use super::operator::Actor;
 use super::world::{NAMES, World};
-use crate::effects::WaitReason;
+use crate::plan::WaitReason;
 
 /// A call that changes something can end in these ways instead of well.
 const FAULTS: [Fault; 9] = [

@@ -12,9 +12,9 @@ use super::properties::{config, run};
 use crate::clock::Stamp;
 use crate::control_center::ServiceState;
 use crate::desired::{Desired, RestartMode};
-use crate::effects::{NextStep, PlanInput};
 use crate::ledger::{Ledger, NodeRecord};
 use crate::observation::Observation;
+use crate::plan::{NextStep, PlanInput};
 use crate::timings::Timings;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -9,7 +9,7 @@ use super::mutants::Mutant;
 use super::operations::{Fault, Op, Setup, ops, ops_that_forget, setups};
 use super::operator::Actor;
 use super::world::{NAMES, World};
-use crate::effects::WaitReason;
+use crate::plan::WaitReason;
 
 /// Histories per property; `PROPTEST_CASES=N` walks others.
 const CASES: u32 = 350;

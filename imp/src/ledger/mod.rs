@@ -7,9 +7,9 @@
 
 pub mod cache;
 pub mod file;
-pub mod intent;
 mod nodes;
 pub mod transitions;
+pub mod writes;
 
 use std::collections::{BTreeMap, BTreeSet};
 

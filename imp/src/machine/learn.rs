@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use super::{MAX_PLANS, Machine, Next, Request, State, Then, retry};
 use crate::clock::Stamp;
 use crate::desired::{Desired, Sibling};
-use crate::effects::WaitReason;
 use crate::ledger::{Ledger, transitions};
 use crate::observation::Exclusion;
+use crate::plan::WaitReason;
 use crate::records::ActionRecord;
 use crate::store::StoreError;
 

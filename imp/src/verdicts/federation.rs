@@ -2,8 +2,8 @@
 
 use crate::control_center::ImpFederation;
 use crate::desired::FederationCheck;
-use crate::effects::federation_on;
 use crate::observation::{CheckAnswer, Observation};
+use crate::plan::federation_on;
 use crate::reasons::Reason;
 use crate::report::Verdict;
 use crate::text::names;

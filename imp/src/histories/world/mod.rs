@@ -25,9 +25,9 @@ use crate::clock::Stamp;
 use crate::control_center::beside::{self, Down};
 use crate::control_center::{ImpFederation, ServiceState, Services};
 use crate::desired::{Desired, Link};
-use crate::effects::NODES_EVERY;
 use crate::ledger::Ledger;
 use crate::pkid::Pkid;
+use crate::plan::NODES_EVERY;
 
 pub const NAMES: [&str; 2] = ["ecup10", "ecup10s"];
 pub const DELAY_MS: u64 = 30_000;

@@ -6,9 +6,9 @@ use super::*;
 use crate::axl::Node;
 use crate::clock::{Clock as _, Stamp, SystemClock};
 use crate::control_center::{ImpFederation, ServiceState, Services};
-use crate::effects::{NextStep, Wait, WaitReason};
 use crate::observation::{Failure, Observation, Reading};
 use crate::pkid::Pkid;
+use crate::plan::{NextStep, Wait, WaitReason};
 use crate::report::Status;
 use crate::testing::{self, credentials};
 
