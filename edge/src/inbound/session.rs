@@ -183,7 +183,7 @@ impl Driver for Session {
         &mut self.wire
     }
 
-    async fn prepare(&mut self) -> Result<Instant, Failure> {
+    async fn before_wait(&mut self) -> Result<Instant, Failure> {
         while std::mem::take(&mut self.long_turn) {
             tokio::task::yield_now().await;
             // It may have ended in the middle of what was read.

@@ -180,7 +180,7 @@ impl Driver for Stream<'_> {
         &mut self.opened.wire
     }
 
-    async fn prepare(&mut self) -> Result<Instant, Failure> {
+    async fn before_wait(&mut self) -> Result<Instant, Failure> {
         self.write()?;
         let writing = self.opened.wire.transport.needs_flush();
         self.route.set_writing(&mut self.writing, writing);

@@ -119,7 +119,7 @@ pub(crate) struct Verifier {
 #[derive(Debug)]
 enum TargetState {
     /// Their number is bounded by the turns.
-    QuestionStream(mpsc::UnboundedSender<PendingQuestion>),
+    Open(mpsc::UnboundedSender<PendingQuestion>),
     NotReachable(Instant, &'static str),
 }
 
@@ -199,7 +199,7 @@ impl Verifier {
             if apart && *way == shared {
                 continue;
             }
-            if let Some(TargetState::QuestionStream(sender)) = targets.get(way) {
+            if let Some(TargetState::Open(sender)) = targets.get(way) {
                 match sender.send(asked) {
                     Ok(()) => return,
                     // That task is just ending.
@@ -211,7 +211,7 @@ impl Verifier {
         let (sender, receiver) = mpsc::unbounded_channel();
         // The receiver is here.
         let _ = sender.send(asked);
-        targets.insert(way.clone(), TargetState::QuestionStream(sender));
+        targets.insert(way.clone(), TargetState::Open(sender));
         drop(targets);
         self.streams.fetch_add(1, Ordering::Relaxed);
         let verifier = self.clone();
@@ -232,7 +232,7 @@ impl Verifier {
     /// A stream that was to go this way says of that one that it does not lead anywhere.
     fn not_reachable(&self, of: &VerificationTarget, way: VerificationTarget, condition: &'static str) {
         let mut targets = self.targets.lock();
-        if *of != way && matches!(targets.get(&way), Some(TargetState::QuestionStream(_))) {
+        if *of != way && matches!(targets.get(&way), Some(TargetState::Open(_))) {
             // Another stream is there, or comes to its own result.
             return;
         }
@@ -249,14 +249,14 @@ impl Verifier {
     /// Forgets which domains could not be asked.
     pub fn retry(&self, remote: Option<&Domain>) {
         self.targets.lock().retain(|way, target| {
-            matches!(target, TargetState::QuestionStream(_)) || remote.is_some_and(|remote| *remote != way.remote)
+            matches!(target, TargetState::Open(_)) || remote.is_some_and(|remote| *remote != way.remote)
         });
     }
 
     /// This stream ends and takes no questions any more: the next one opens another.
     fn forget(&self, way: &VerificationTarget) {
         let mut targets = self.targets.lock();
-        if let Some(TargetState::QuestionStream(sender)) = targets.get(way)
+        if let Some(TargetState::Open(sender)) = targets.get(way)
             && sender.is_closed()
         {
             targets.remove(way);

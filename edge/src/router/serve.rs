@@ -199,7 +199,7 @@ impl Driver for LiveLink<'_> {
         &mut self.wire
     }
 
-    async fn prepare(&mut self) -> Result<Instant, Failure> {
+    async fn before_wait(&mut self) -> Result<Instant, Failure> {
         if std::mem::take(&mut self.long_turn) {
             tokio::task::yield_now().await;
         }

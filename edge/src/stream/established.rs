@@ -23,7 +23,7 @@ pub(crate) trait Driver: Send {
     fn wire(&mut self) -> &mut Wire;
 
     /// Before each wait: writes what waits. Gives when [`Self::timed_out`] is to be called.
-    fn prepare(&mut self) -> impl Future<Output = Result<Instant, Failure>> + Send;
+    fn before_wait(&mut self) -> impl Future<Output = Result<Instant, Failure>> + Send;
 
     /// [`Wire::turn`], and what else may happen. Both are dropped when one of them is ready, and asked for anew.
     fn wait(&mut self) -> (impl TaskFuture<Result<bool, Failure>>, impl TaskFuture<Self::Event>);
@@ -91,7 +91,7 @@ pub(crate) async fn drive(driver: &mut impl Driver) -> Failure {
 }
 
 async fn next<D: Driver>(driver: &mut D, mut timer: Pin<&mut Sleep>, turns: &mut u32) -> Result<(), Failure> {
-    let deadline = driver.prepare().await?;
+    let deadline = driver.before_wait().await?;
     // It may wake early: the deadline moves with every turn, and moving a timer costs.
     if timer.is_elapsed() || deadline < timer.deadline() {
         timer.as_mut().reset(deadline);

@@ -49,7 +49,7 @@ impl Driver for QuestionStream<'_> {
         &mut self.opened.wire
     }
 
-    async fn prepare(&mut self) -> Result<Instant, Failure> {
+    async fn before_wait(&mut self) -> Result<Instant, Failure> {
         self.send_waiting();
         let until = self.open.iter().map(|sent| sent.asked.question.until);
         if let Some(first) = until.min() {
