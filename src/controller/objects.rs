@@ -249,7 +249,7 @@ fn rollout(object: &DynamicObject) -> Rollout {
 }
 
 /// The routers of a configuration of any release: only what this one understands of it, as it may have been
-/// written by a later or an earlier one.
+/// written by a later or an earlier one. A router of whose endpoints nothing is understood is left out.
 fn routers_written(text: &str) -> BTreeMap<String, Vec<(String, String)>> {
     let config: Value = serde_yaml::from_str(text).unwrap_or_default();
     let node = |endpoint: &Value| {
@@ -257,9 +257,10 @@ fn routers_written(text: &str) -> BTreeMap<String, Vec<(String, String)>> {
         Some((endpoint.get("name")?.as_str()?.to_owned(), address.host))
     };
     let router = |router: &Value| {
-        let endpoints = router.get("endpoints").and_then(Value::as_array);
-        let nodes = endpoints.into_iter().flatten().filter_map(node).collect();
-        Some((router.get("name")?.as_str()?.to_owned(), nodes))
+        let endpoints = router.get("endpoints")?.as_array()?;
+        let nodes: Vec<_> = endpoints.iter().filter_map(node).collect();
+        let understood = endpoints.is_empty() || !nodes.is_empty();
+        understood.then_some((router.get("name")?.as_str()?.to_owned(), nodes))
     };
     let routers = config.get("routers").and_then(Value::as_array);
     routers.into_iter().flatten().filter_map(router).collect()
@@ -363,5 +364,13 @@ mod tests {
     fn addresses_are_read_from_the_configuration_of_any_release(#[case] text: &str, #[case] address: &str) {
         let routers = routers_written(text);
         assert_eq!(routers.get("main").unwrap(), &[("cups".to_owned(), address.to_owned())]);
+    }
+
+    #[rstest]
+    #[case::none("routers:\n- {name: main, endpoints: []}\n", true)]
+    #[case::without_endpoints("routers:\n- {name: main}\n", false)]
+    #[case::of_another_shape("routers:\n- {name: main, endpoints: [{name: cups, target: a}]}\n", false)]
+    fn endpoints_that_are_not_understood_are_not_none(#[case] text: &str, #[case] told: bool) {
+        assert_eq!(routers_written(text).contains_key("main"), told);
     }
 }

@@ -161,7 +161,7 @@ pub async fn run(
         result_of(cluster, seen.get(entry), missing.get(entry), last, &view.pods)
     };
     let clusters: Vec<ClusterResult> = valid.imp.iter().map(result).collect();
-    let routers = addresses_of_routers(env, valid, &clusters, &last.routers(view));
+    let routers = addresses_of_routers(env, valid, &clusters, &last.routers(valid, view));
     let addresses = public_addresses(valid, view);
     let records = records::look(env, valid, &addresses, refresh.as_ref());
     Ok(Outcome::Done(Box::new(Effects {

@@ -83,16 +83,16 @@ async fn resolve(host: &str, known: Option<&str>) -> Option<String> {
     addresses.first().map(ToString::to_string)
 }
 
-/// Addresses in use, for an operator that has just started: those in the configuration that was written earlier,
-/// and where that is gone, those that pods dial.
-pub fn addresses_in_use(view: &KubeView) -> RouterAddresses {
-    match view.existing.config.as_ref().map(|config| &config.content) {
-        Some(Content::ConfigMap(routers)) => routers.clone(),
-        _ => addresses_dialled(view),
+/// The nodes of one entry in the configuration as it exists; `None`: it does not tell.
+pub fn addresses_written<'a>(view: &'a KubeView, entry: &str) -> Option<&'a NodeAddresses> {
+    match &view.existing.config.as_ref()?.content {
+        Content::ConfigMap(routers) => routers.get(entry),
+        _ => None,
     }
 }
 
-fn addresses_dialled(view: &KubeView) -> RouterAddresses {
+/// The nodes that pods dial.
+pub fn addresses_dialled(view: &KubeView) -> RouterAddresses {
     let mut routers = RouterAddresses::new();
     let statuses = view.pods.iter().filter_map(|pod| pod.status.as_ref().ok());
     for link in statuses.flat_map(|status| &status.links) {
