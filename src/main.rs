@@ -102,8 +102,6 @@ fn operate(args: Args) -> ExitCode {
     // Few threads: reconciles wait for the network, and memory is counted.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
-        // Names of publishers are looked up on threads of their own; hundreds at once would be hundreds of stacks.
-        .max_blocking_threads(32)
         .enable_all()
         .build();
     let runtime = match runtime {

@@ -161,6 +161,11 @@ impl Manager {
         self.ledgers.changed(name)
     }
 
+    /// What finds publishers and nodes.
+    pub const fn resolver(&self) -> &SystemResolver {
+        &self.resolver
+    }
+
     pub(crate) fn ledgers(&self) -> &LedgerCache {
         &self.ledgers
     }

@@ -53,7 +53,7 @@ pub mod reasons;
 pub mod records;
 mod registration;
 pub mod report;
-mod resolve;
+pub mod resolve;
 mod restart;
 mod soap;
 pub mod store;

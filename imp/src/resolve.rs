@@ -1,6 +1,6 @@
 //! Addresses of publishers and nodes. One resolver serves all clusters: each has tables of 40 kB.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use hickory_resolver::TokioResolver;
@@ -8,30 +8,26 @@ use hickory_resolver::config::LookupIpStrategy;
 use hickory_resolver::net::NetError;
 use parking_lot::Mutex;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
-use tokio::sync::Semaphore;
 
-/// Lookups under way at once: each takes some 20 kB.
-const AT_ONCE: usize = 128;
+/// Asks the servers that `/etc/resolv.conf` names, each time anew.
+#[derive(Clone, Default)]
+pub struct SystemResolver(Arc<Mutex<Option<TokioResolver>>>);
 
-/// Asks the servers that `/etc/resolv.conf` names, for each connection anew.
-#[derive(Clone)]
-pub struct SystemResolver {
-    resolver: Arc<Mutex<Option<TokioResolver>>>,
-    room: Arc<Semaphore>,
-}
-
-impl Default for SystemResolver {
-    fn default() -> Self {
-        Self {
-            resolver: Arc::default(),
-            room: Arc::new(Semaphore::new(AT_ONCE)),
-        }
-    }
-}
+/// Why a name has no address.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub struct ResolveError(#[from] NetError);
 
 impl SystemResolver {
+    /// IPv4 and IPv6 addresses of a host.
+    pub async fn addresses(&self, host: &str) -> Result<Vec<IpAddr>, ResolveError> {
+        let resolver = self.get()?;
+        let found = resolver.lookup_ip(host).await?;
+        Ok(found.iter().map(|address| address.to_canonical()).collect())
+    }
+
     fn get(&self) -> Result<TokioResolver, NetError> {
-        let mut known = self.resolver.lock();
+        let mut known = self.0.lock();
         if let Some(resolver) = &*known {
             return Ok(resolver.clone());
         }
@@ -46,12 +42,11 @@ impl SystemResolver {
 
 impl Resolve for SystemResolver {
     fn resolve(&self, name: Name) -> Resolving {
-        let (resolver, room) = (self.get(), Arc::clone(&self.room));
+        let resolver = self.clone();
         Box::pin(async move {
-            let _permit = room.acquire().await;
-            let found = resolver?.lookup_ip(name.as_str()).await?;
-            let addresses: Vec<SocketAddr> = found.iter().map(|address| SocketAddr::new(address, 0)).collect();
-            Ok(Box::new(addresses.into_iter()) as Addrs)
+            let found = resolver.addresses(name.as_str()).await?;
+            let addresses = found.into_iter().map(|address| SocketAddr::new(address, 0));
+            Ok(Box::new(addresses) as Addrs)
         })
     }
 }

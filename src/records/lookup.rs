@@ -88,6 +88,10 @@ pub trait Lookup {
     fn srv(&self, service: Service, domain: &Domain) -> impl Future<Output = SrvAnswer> + Send;
     /// A and AAAA of a host name.
     fn addresses(&self, host: &str) -> impl Future<Output = Addresses> + Send;
+    /// What bounds the records that are looked up at once, if anything does.
+    fn room(&self) -> Option<&Semaphore> {
+        None
+    }
 }
 
 /// The resolver could not be set up.
@@ -100,10 +104,10 @@ pub struct ResolverError(NetError);
 pub struct RecordResolvers(Mutex<HashMap<(&'static str, Vec<IpAddr>), RecordResolver>>);
 
 /// Lists of addresses that are kept.
-const KEPT: usize = 64;
+const KEPT: usize = 128;
 
-/// Questions to one resolver under way at once: each takes some 10 kB.
-const AT_ONCE: usize = 256;
+/// Records that are looked up at one resolver at once: each takes some 20 kB.
+const AT_ONCE: usize = 128;
 
 impl RecordResolvers {
     /// The one that asks there, for that purpose: questions of another one take no room from its own.
@@ -157,7 +161,6 @@ impl RecordResolver {
         let mut name = Name::from_utf8(name).map_err(|_| NetError::Message("the name cannot be asked for in DNS"))?;
         // Absolute: a pod's search list must not turn a miss into a hit.
         name.set_fqdn(true);
-        let _permit = self.room.acquire().await;
         let answer = self.resolver.lookup(name, kind).await?;
         Ok(answer
             .answers()
@@ -173,6 +176,10 @@ fn text(name: &Name) -> String {
 }
 
 impl Lookup for RecordResolver {
+    fn room(&self) -> Option<&Semaphore> {
+        Some(&self.room)
+    }
+
     async fn srv(&self, service: Service, domain: &Domain) -> SrvAnswer {
         match self.ask(&service.record(domain), RecordType::SRV).await {
             Ok(records) => {

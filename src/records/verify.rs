@@ -122,6 +122,11 @@ async fn verify_within(limit: Duration, dns: &(impl Lookup + Sync), wanted: &Wan
         .collect();
     let mut found: Vec<(usize, RecordStatus)> = futures::stream::iter(questions.into_iter().enumerate())
         .map(|(place, question)| async move {
+            // The limit is that of the answer: a place may take longer, and says nothing of the domain.
+            let _place = match dns.room() {
+                Some(room) => room.acquire().await.ok(),
+                None => None,
+            };
             let answer = tokio::time::timeout(limit, look(dns, &question, wanted)).await;
             let record = answer.unwrap_or_else(|_| {
                 let reason = format!("no answer within {} s", limit.as_secs());

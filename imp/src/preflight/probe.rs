@@ -18,6 +18,7 @@ use super::plan::{CONNECT_TIMEOUT, Plan};
 use super::report::{Check, CheckRow, PreflightReport};
 use crate::access::ServerTrust;
 use crate::http;
+use crate::resolve::SystemResolver;
 
 /// A clock that differs by more is worth a warning.
 const SKEW: i64 = 60;
@@ -63,12 +64,12 @@ async fn addresses(plan: &Plan, host: &str) -> Result<Vec<IpAddr>, String> {
     if let Ok(address) = host.parse() {
         return Ok(vec![address]);
     }
-    match tokio::time::timeout(CONNECT_TIMEOUT, tokio::net::lookup_host((host, 0))).await {
+    match tokio::time::timeout(CONNECT_TIMEOUT, SystemResolver::default().addresses(host)).await {
         Err(_) => Err("DNS did not answer in time".to_owned()),
         Ok(Err(error)) => Err(error.to_string()),
         Ok(Ok(found)) => {
             let mut addresses: Vec<IpAddr> = Vec::new();
-            for address in found.map(|found| found.ip().to_canonical()) {
+            for address in found {
                 if !addresses.contains(&address) {
                     addresses.push(address);
                 }

@@ -11,6 +11,7 @@ use crate::controller::objects::Content;
 use crate::controller::questions::RoutersQuestion;
 use crate::controller::validate::ImpCluster;
 use xmpp_federation_core::edge_config::HostPort;
+use xmpp_federation_imp::resolve::SystemResolver;
 
 /// A resolver that says nothing is not waited for longer.
 const DNS_TIMEOUT: Duration = Duration::from_secs(10);
@@ -37,7 +38,8 @@ pub fn router_addresses(
     let seen = routers.look(owner, &imp.spec.name, &question, due, |_| {
         let names = question.nodes.iter();
         let unknown = names.filter(|name| !question.given.contains_key(&name.to_ascii_lowercase()));
-        resolve_all(unknown.map(|name| (name.clone(), used(name))).collect())
+        let unknown = unknown.map(|name| (name.clone(), used(name))).collect();
+        resolve_all(env.imp.resolver().clone(), unknown)
     });
     let resolved = |name: &str| {
         let mut answers = seen.iter().flat_map(|seen| &*seen.answer);
@@ -57,24 +59,22 @@ pub fn router_addresses(
 }
 
 /// Nodes with the address that was used before; they come back with today's.
-async fn resolve_all(nodes: Vec<(String, Option<String>)>) -> Vec<(String, Option<String>)> {
-    let resolved = nodes.into_iter().map(|(node, before)| async move {
-        let address = resolve(&node, before.as_deref()).await;
+async fn resolve_all(resolver: SystemResolver, nodes: Vec<(String, Option<String>)>) -> Vec<(String, Option<String>)> {
+    let resolver = &resolver;
+    let addresses = nodes.into_iter().map(|(node, before)| async move {
+        let address = resolve(resolver, &node, before.as_deref()).await;
         (node, address)
     });
-    futures::future::join_all(resolved).await
+    futures::future::join_all(addresses).await
 }
 
 /// One address of a host: the one known, while it is among them, else the first in order.
-async fn resolve(host: &str, known: Option<&str>) -> Option<String> {
+async fn resolve(resolver: &SystemResolver, host: &str, known: Option<&str>) -> Option<String> {
     if let Ok(address) = host.parse::<IpAddr>() {
         return Some(address.to_string());
     }
-    let found = tokio::time::timeout(DNS_TIMEOUT, tokio::net::lookup_host((host, 0)))
-        .await
-        .ok()?
-        .ok()?;
-    let mut addresses: Vec<IpAddr> = found.map(|a| a.ip().to_canonical()).collect();
+    let found = tokio::time::timeout(DNS_TIMEOUT, resolver.addresses(host)).await;
+    let mut addresses = found.ok()?.ok()?;
     addresses.sort_unstable();
     let still = |known: &&str| addresses.iter().any(|a| a.to_string() == **known);
     if let Some(known) = known.filter(still) {
