@@ -8,7 +8,7 @@ use std::time::Duration;
 use parking_lot::RwLock;
 use xmpp_federation_core::{Activation, ComponentId, ForeignComponents};
 
-use crate::access::Target;
+use crate::access::{NodeAddress, Target};
 use crate::clock::Stamp;
 use crate::window::Window;
 
@@ -139,7 +139,7 @@ impl std::fmt::Display for Owner {
 /// Where a cluster stands among those of its resource.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Place {
-    /// Entries before this one. One that leads to the same publisher has the cluster.
+    /// Entries before this one, and all where rows are removed. One that leads to the same publisher has the cluster.
     pub earlier: Vec<Sibling>,
     /// Kept in the ledger while the resource is active there, for the controller alone: how to
     /// reach the cluster once the spec does not say it any more. No secrets.
@@ -149,13 +149,29 @@ pub struct Place {
     pub only: Option<String>,
 }
 
-/// Another entry of `spec.imp`.
+/// An entry of `spec.imp` and where it leads: a change may mean another cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sibling {
     /// Its name.
     pub entry: String,
     /// Its publisher, lower case.
     pub publisher: String,
+    /// HTTPS port of AXL.
+    pub port: u16,
+    /// What its publisher's name is overridden with.
+    pub address: Option<NodeAddress>,
+}
+
+impl Sibling {
+    /// The entry that a target was made from.
+    pub fn of(target: &Target) -> Self {
+        Self {
+            entry: target.name.clone(),
+            publisher: target.publisher.clone(),
+            port: target.port,
+            address: target.addresses.get(&target.publisher).copied(),
+        }
+    }
 }
 
 /// When routers may be restarted.

@@ -14,7 +14,7 @@ use crate::axl::Axl;
 use crate::clock::{Clock, Stamp, SystemClock};
 use crate::control_center::ControlCenter;
 use crate::counter::{Counter, Uncounted};
-use crate::desired::Desired;
+use crate::desired::{Desired, Sibling};
 use crate::error::CallError;
 use crate::federation;
 use crate::guard::Guard;
@@ -44,8 +44,8 @@ pub struct Manager {
     /// The right to call a publisher: by the pkid that it has in `processnode`, because one host may have several names;
     /// by name until that is known, which takes one AXL call and no other.
     publishers: Mutex<BTreeMap<String, Arc<AsyncMutex<RecentCalls>>>>,
-    /// By host name: the publisher that answered there, by its pkid.
-    pkids: Mutex<BTreeMap<String, String>>,
+    /// The publisher that answered where an entry leads, by its pkid. One name leads to several where it is overridden.
+    pkids: Mutex<BTreeMap<ClusterKey, (Sibling, String)>>,
 }
 
 /// Resource UID and name of the entry.
@@ -149,11 +149,35 @@ impl Manager {
     /// Forgets a resource that is gone; ledgers stay.
     pub fn forget(&self, owner_uid: &str) {
         self.clusters.lock().retain(|(uid, _), _| uid != owner_uid);
+        self.keep(owner_uid, &[]);
     }
 
-    /// The pkid of the publisher that answered at that name, to this process.
-    pub(crate) fn pkid_of(&self, name: &str) -> Option<String> {
-        self.pkids.lock().get(name).cloned()
+    /// The pkid of the publisher that answered to this process where that entry leads now.
+    pub(crate) fn pkid_of(&self, owner_uid: &str, entry: &Sibling) -> Option<String> {
+        let pkids = self.pkids.lock();
+        let (led, pkid) = pkids.get(&(owner_uid.to_owned(), entry.entry.clone()))?;
+        (led == entry).then(|| pkid.clone())
+    }
+
+    /// That publisher answered. Rows are removed at none but the one that is meant, so that removal tells nothing new.
+    pub(crate) fn answered(&self, desired: &Desired, pkid: String) {
+        if desired.place.only.is_none() {
+            let entry = Sibling::of(&desired.target);
+            let key = (desired.owner.uid.clone(), entry.entry.clone());
+            self.pkids.lock().insert(key, (entry, pkid));
+        }
+    }
+
+    /// Forgets what answered to entries that are no more, or lead elsewhere.
+    pub(crate) fn keep(&self, owner_uid: &str, entries: &[Sibling]) {
+        let mut pkids = self.pkids.lock();
+        pkids.retain(|(uid, _), (entry, _)| uid != owner_uid || entries.contains(entry));
+    }
+
+    /// The publisher that is to be called.
+    fn called(&self, desired: &Desired) -> Option<String> {
+        let only = desired.place.only.clone();
+        only.or_else(|| self.pkid_of(&desired.owner.uid, &Sibling::of(&desired.target)))
     }
 
     /// The text of that name changed in the store; `None`: it is no ledger.
@@ -185,7 +209,7 @@ impl Manager {
     async fn turn(&self, cluster: &mut Cluster, desired: &Desired) -> Report {
         let name = &desired.target.publisher;
         loop {
-            let key = self.pkid_of(name).unwrap_or_else(|| name.clone());
+            let key = self.called(desired).unwrap_or_else(|| name.clone());
             let calls = Arc::clone(self.publishers.lock().entry(key.clone()).or_default());
             let mut calls = calls.lock().await;
             cluster.machine.seen.control_center_calls.clone_from(&calls);
@@ -200,7 +224,7 @@ impl Manager {
 
     /// The same; `None` as soon as the publisher turns out not to be the one that is held.
     async fn turn_at(&self, cluster: &mut Cluster, desired: &Desired, held: &str) -> Option<NextStep> {
-        while self.pkid_of(&desired.target.publisher).is_none_or(|pkid| pkid == held) {
+        while self.called(desired).is_none_or(|pkid| pkid == held) {
             match cluster.machine.poll(self.clock.now(), Pkid::random(), desired) {
                 Next::Wait(step) => return Some(step),
                 Next::Do(request) => self.perform(cluster, desired, request).await,
@@ -226,7 +250,10 @@ impl Manager {
             }
             Request::LoadLedger(publisher) => {
                 let newer = self.load(cluster, desired, publisher).await;
-                Answer::Ledger(newer, self.pkids.lock().clone())
+                let others = desired.place.earlier.iter();
+                let others =
+                    others.filter_map(|other| Some((other.entry.clone(), self.pkid_of(&desired.owner.uid, other)?)));
+                Answer::Ledger(newer, others.collect())
             }
             Request::SaveLedger(ledger) => Answer::Saved(match &mut cluster.file {
                 Some(file) => self.ledgers.save(file, *ledger).await,
@@ -309,8 +336,7 @@ impl Manager {
         if let Ok(Reply::Nodes(nodes)) = &reply
             && let Some(node) = nodes.iter().find(|node| node.publisher)
         {
-            let mut pkids = self.pkids.lock();
-            pkids.insert(target.publisher.clone(), node.pkid.to_string());
+            self.answered(desired, node.pkid.to_string());
         }
         Some(reply)
     }

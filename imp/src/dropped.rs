@@ -5,6 +5,8 @@ use jiff::Timestamp;
 
 use super::driver::Manager;
 use super::ledger::cache::{AllLedgers, UnreadableLedger};
+use crate::desired::Sibling;
+use crate::ledger::Ledger;
 use crate::pkid::Pkid;
 use crate::records::{ActionKind, ActionRecord, Outcome, RowRecord};
 use crate::report::Registration;
@@ -21,8 +23,8 @@ pub struct DroppedRecord {
     pub reach: Option<String>,
     /// Rows of ours that may stand in its table.
     pub rows: Vec<Registration>,
-    /// A publisher in the spec that was never reached: it may be another name of this one, whose
-    /// rows are then wanted.
+    /// A publisher in the spec that has not answered where its entry leads now: it may be another name of this one,
+    /// whose rows are then wanted.
     pub unclear: Option<String>,
 }
 
@@ -36,8 +38,9 @@ pub struct DroppedRecords {
 }
 
 impl Manager {
-    /// The clusters that this resource has left, given the publishers in its spec (lower case). Waits for nobody.
-    pub fn left_by(&self, owner_uid: &str, publishers: &[String]) -> DroppedRecords {
+    /// The clusters that this resource has left, given the entries of its spec. Waits for nobody.
+    pub fn left_by(&self, owner_uid: &str, entries: &[Sibling]) -> DroppedRecords {
+        self.keep(owner_uid, entries);
         let AllLedgers {
             readable: files,
             unreadable,
@@ -50,20 +53,23 @@ impl Manager {
                 };
             }
         };
-        // Until this process has reached a name, every cluster that it ever led to may be meant.
-        let known = |publisher: &String| {
-            if let Some(pkid) = self.pkid_of(publisher) {
+        let is_ours = |ledger: &Ledger| ledger.owner.as_ref().is_some_and(|owner| owner.uid == owner_uid);
+        // Until an entry has answered to this process, every cluster of ours that its name ever led to may be meant.
+        // Names are given to new machines, so clusters of others tell nothing of it.
+        let known = |entry: &Sibling| {
+            if let Some(pkid) = self.pkid_of(owner_uid, entry) {
                 return vec![pkid];
             }
-            let had_it = files.iter().filter(|file| file.ledger.known_as.contains(publisher));
-            had_it.map(|file| file.ledger.publisher.clone()).collect()
+            let ledgers = files.iter().map(|file| &file.ledger).filter(|ledger| is_ours(ledger));
+            let had_it = ledgers.filter(|ledger| ledger.known_as.contains(&entry.publisher));
+            had_it.map(|ledger| ledger.publisher.clone()).collect()
         };
-        let wanted: Vec<Vec<String>> = publishers.iter().map(known).collect();
+        let wanted: Vec<Vec<String>> = entries.iter().map(known).collect();
         let is_wanted = |publisher: &String| wanted.iter().flatten().any(|pkid| pkid == publisher);
-        let unclear = publishers
+        let unclear = entries
             .iter()
             .zip(&wanted)
-            .find_map(|(name, pkids)| pkids.is_empty().then(|| name.clone()));
+            .find_map(|(entry, pkids)| pkids.is_empty().then(|| entry.publisher.clone()));
         let registration = |(pkid, row): (&Pkid, &RowRecord)| Registration {
             component_id: row.component_id.clone(),
             pkid: *pkid,
@@ -71,7 +77,7 @@ impl Manager {
         let known = files
             .iter()
             .map(|file| &file.ledger)
-            .filter(|ledger| ledger.owner.as_ref().is_some_and(|o| o.uid == owner_uid))
+            .filter(|ledger| is_ours(ledger))
             .filter(|ledger| !is_wanted(&ledger.publisher))
             .map(|ledger| DroppedRecord {
                 publisher: ledger.publisher.clone(),
@@ -125,11 +131,12 @@ impl Manager {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
+    use std::net::IpAddr;
     use std::sync::Arc;
 
     use super::*;
+    use crate::access::NodeAddress;
     use crate::desired::Owner;
-    use crate::ledger::Ledger;
     use crate::ledger::file::{LedgerFile, ledger_name};
     use crate::store::{LedgerStore as _, MemoryStore};
     use crate::testing::desired;
@@ -146,6 +153,25 @@ mod tests {
         file.save(store, ledger).await.unwrap();
     }
 
+    fn entry(publisher: &str, address: Option<[u8; 4]>) -> Sibling {
+        Sibling {
+            entry: "main".to_owned(),
+            publisher: publisher.to_owned(),
+            port: 8443,
+            address: address.map(|address| NodeAddress::from(IpAddr::from(address))),
+        }
+    }
+
+    fn answered(manager: &Manager, uid: &str, entry: &Sibling, pkid: &str) {
+        let mut desired = desired();
+        desired.owner.uid = uid.to_owned();
+        desired.target.name.clone_from(&entry.entry);
+        desired.target.publisher.clone_from(&entry.publisher);
+        let address = entry.address.map(|address| (entry.publisher.clone(), address));
+        desired.target.addresses = address.into_iter().collect();
+        manager.answered(&desired, pkid.to_owned());
+    }
+
     /// IM&P was installed anew under the same name, so the name led to two clusters; the record of the former one
     /// stays when it is given up.
     #[rstest]
@@ -157,10 +183,84 @@ mod tests {
         store(&texts, former, None).await;
         store(&texts, live, Some(owner.clone())).await;
         let manager = Manager::new(texts, Arc::new(crate::testing::Unguarded));
-        let left = manager.left_by(&owner.uid, &["cups.ciscotac.net".to_owned()]);
+        let left = manager.left_by(&owner.uid, &[entry("cups.ciscotac.net", None)]);
         assert_eq!(left, DroppedRecords::default());
-        let left = manager.left_by(&owner.uid, &["other.example.net".to_owned()]);
+        let left = manager.left_by(&owner.uid, &[entry("other.example.net", None)]);
         assert_eq!(left.known.len(), 1);
+    }
+
+    /// The cluster that this name led to before is given up, and the name was moved to the other one.
+    #[rstest]
+    #[case::nothing_answered_yet(false)]
+    #[case::the_former_answered_there_before_the_entry_led_elsewhere(true)]
+    #[tokio::test]
+    async fn an_entry_that_gets_an_old_name_back_has_not_answered_there(#[case] before: bool) {
+        let (texts, owner) = (Arc::new(MemoryStore::default()), desired().owner);
+        store(&texts, FIRST, None).await;
+        let mut file = LedgerFile::of(SECOND, None).unwrap();
+        let mut ledger = Ledger::unknown(SECOND);
+        ledger.known_as.insert("cups-new".to_owned());
+        ledger.owner = Some(owner.clone());
+        file.save(&*texts, ledger).await.unwrap();
+        let manager = Manager::new(texts, Arc::new(crate::testing::Unguarded));
+        if before {
+            answered(&manager, &owner.uid, &entry("cups.ciscotac.net", None), FIRST);
+            let moved = entry("cups-new", None);
+            assert_eq!(manager.left_by(&owner.uid, &[moved]), DroppedRecords::default());
+        }
+        let back = entry("cups.ciscotac.net", None);
+        let left = manager.left_by(&owner.uid, std::slice::from_ref(&back)).known;
+        let unclear: Vec<_> = left.iter().map(|cluster| cluster.unclear.as_deref()).collect();
+        assert_eq!(unclear, [Some("cups.ciscotac.net")]);
+        answered(&manager, &owner.uid, &back, SECOND);
+        assert_eq!(manager.left_by(&owner.uid, &[back]), DroppedRecords::default());
+    }
+
+    #[rstest]
+    #[case::of_two_resources("r-1", "r-2")]
+    #[case::of_one_resource("r-1", "r-1")]
+    #[tokio::test]
+    async fn one_name_may_lead_to_two_clusters(#[case] one: &str, #[case] other: &str) {
+        let texts = Arc::new(MemoryStore::default());
+        let owner = |uid: &str| Owner {
+            uid: uid.to_owned(),
+            ..desired().owner
+        };
+        store(&texts, FIRST, Some(owner(one))).await;
+        store(&texts, SECOND, Some(owner(other))).await;
+        let manager = Manager::new(texts, Arc::new(crate::testing::Unguarded));
+        let first = entry("cups.ciscotac.net", Some([192, 0, 2, 1]));
+        let second = Sibling {
+            entry: "second".to_owned(),
+            ..entry("cups.ciscotac.net", Some([192, 0, 2, 2]))
+        };
+        answered(&manager, one, &first, FIRST);
+        answered(&manager, other, &second, SECOND);
+        for uid in [one, other] {
+            let mut entries = vec![first.clone(), second.clone()];
+            if one != other {
+                entries.retain(|entry| (entry == &first) == (uid == one));
+            }
+            assert_eq!(manager.left_by(uid, &entries), DroppedRecords::default());
+        }
+    }
+
+    #[tokio::test]
+    async fn an_entry_whose_override_changed_has_not_answered() {
+        let (texts, owner) = (Arc::new(MemoryStore::default()), desired().owner);
+        store(&texts, FIRST, None).await;
+        store(&texts, SECOND, Some(owner.clone())).await;
+        let manager = Manager::new(texts, Arc::new(crate::testing::Unguarded));
+        answered(
+            &manager,
+            &owner.uid,
+            &entry("other.example", Some([192, 0, 2, 1])),
+            FIRST,
+        );
+        let moved = entry("other.example", Some([192, 0, 2, 2]));
+        let left = manager.left_by(&owner.uid, &[moved]).known;
+        let unclear: Vec<_> = left.iter().map(|cluster| cluster.unclear.as_deref()).collect();
+        assert_eq!(unclear, [Some("other.example")]);
     }
 
     #[rstest]
@@ -179,7 +279,7 @@ mod tests {
         let name = ledger_name(SECOND);
         texts.write(&name, text.to_owned(), None).await.unwrap();
         let manager = Manager::new(texts, Arc::new(crate::testing::Unguarded));
-        let left = manager.left_by(&owner.uid, &["other.example.net".to_owned()]);
+        let left = manager.left_by(&owner.uid, &[entry("other.example.net", None)]);
         assert_eq!(left.known.len(), 1);
         assert_eq!(left.unreadable.len(), usize::from(told), "{left:?}");
         for sentence in left.unreadable {

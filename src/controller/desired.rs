@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use xmpp_federation_core::edge_config::LinkProfile;
 use xmpp_federation_core::edge_status::{LinkState, LinkStatus};
@@ -11,9 +12,10 @@ use super::dereference::EdgePod;
 use super::names;
 use super::references::{SecretContent, SecretError, Secrets};
 use super::validate::ImpCluster;
+use crate::api::spec::ImpSpec;
 use xmpp_federation_imp::access::{Credentials, NodeAddress, ServerTrust, Target};
 use xmpp_federation_imp::desired::{
-    Announcement, Desired, FederationCheck, Link, LinkAge, LiveOwners, Owner, Place, Requests, RestartPolicy,
+    Announcement, Desired, FederationCheck, Link, LinkAge, LiveOwners, Owner, Place, Requests, RestartPolicy, Sibling,
 };
 
 /// On whose behalf clusters are asked for something.
@@ -105,6 +107,20 @@ pub fn desired(
         place,
         links: links_seen(&imp.name, pods),
     })
+}
+
+/// An entry and where it leads, as [`desired`] has it.
+pub fn sibling(entry: &ImpSpec) -> Sibling {
+    let publisher = entry.publisher.to_ascii_lowercase();
+    let mut nodes = entry.nodes.iter().rev();
+    let node = nodes.find(|node| node.name.to_ascii_lowercase() == publisher);
+    let address: Option<IpAddr> = node.and_then(|node| node.address.parse().ok());
+    Sibling {
+        entry: entry.name.clone(),
+        publisher,
+        port: u16::try_from(entry.axl.port).unwrap_or_default(),
+        address: address.map(NodeAddress::from),
+    }
 }
 
 fn credentials(secrets: &Secrets, name: &str) -> Result<Credentials, SecretError> {

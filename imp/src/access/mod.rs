@@ -32,7 +32,7 @@ pub struct Target {
 }
 
 impl Target {
-    /// Changes when anything about reaching the cluster does; the first line is the publisher.
+    /// Changes when anything about reaching the cluster does; the first line tells where the publisher is.
     pub(crate) fn key(&self) -> String {
         let account = |account: &Credentials| format!("{}/{}", account.secret.uid, account.secret);
         let trust = match &self.tls {
@@ -41,9 +41,10 @@ impl Target {
             ServerTrust::Insecure => "insecure".to_owned(),
         };
         format!(
-            "{}:{}\n{:?}\n{:?}\n{}\n{}\n{trust}",
+            "{}:{} {:?}\n{:?}\n{:?}\n{}\n{}\n{trust}",
             self.publisher,
             self.port,
+            self.addresses.get(&self.publisher),
             self.addresses,
             self.axl_version,
             account(&self.axl),

@@ -114,7 +114,7 @@ impl Machine {
         if self.seen.nodes.is_some() && only.is_some_and(|pkid| *pkid != record.publisher) {
             return Some(Exclusion::Elsewhere(record.publisher.clone()));
         }
-        let same = |sibling: &&Sibling| match self.publishers.get(&sibling.publisher) {
+        let same = |sibling: &&Sibling| match self.publishers.get(&sibling.entry) {
             Some(pkid) => *pkid == record.publisher,
             // Not asked by this process yet; the ledger knows its names.
             None => record.known_as.contains(&sibling.publisher),

@@ -86,7 +86,7 @@ pub enum Reply {
 pub enum Answer {
     /// Why no client can be made, as a sentence.
     Connected(Result<(), String>),
-    /// The ledger where it is not the one that the machine has; and by host name the pkid of the publisher that answered there.
+    /// The ledger where it is not the one that the machine has; and by other entry the pkid of the publisher that answered.
     Ledger(Result<Option<Box<Ledger>>, StoreError>, BTreeMap<String, String>),
     Saved(Result<(), StoreError>),
     Read(Result<Reply, CallError>),
@@ -110,7 +110,7 @@ pub struct Machine {
     ledger: Option<Ledger>,
     /// Why the ledger could not be read or written.
     ledger_error: Option<StoreError>,
-    /// By host name: the pkid of the publisher that answered there.
+    /// By other entry: the pkid of the publisher that answered.
     publishers: BTreeMap<String, String>,
     state: State,
     /// Plans in this turn.

@@ -25,7 +25,7 @@ use routers::router_addresses;
 use super::build::{NodeAddresses, RouterAddresses};
 use super::cache::Cache;
 use super::dereference::{EdgePod, KubeView};
-use super::desired::{Resource, desired};
+use super::desired::{Resource, desired, sibling};
 use super::environment::Environment;
 use super::events::Note;
 use super::kube::Error;
@@ -40,7 +40,7 @@ use super::{finalizer, requests};
 use crate::api::XmppFederation;
 use crate::api::conditions::Verdict;
 use crate::api::reasons::Reason;
-use xmpp_federation_imp::desired::{Desired, Place, Sibling};
+use xmpp_federation_imp::desired::{Desired, Place};
 use xmpp_federation_imp::report::{Report, Status};
 
 type Seen = Observation<ClusterAnswer>;
@@ -245,13 +245,7 @@ fn nodes_of(report: &Report, in_use: Option<&NodeAddresses>) -> Vec<String> {
 fn place_of(valid: &ValidSpec, index: usize, secrets: &Secrets) -> Place {
     let before = valid.imp.get(..index).unwrap_or_default();
     Place {
-        earlier: before
-            .iter()
-            .map(|cluster| Sibling {
-                entry: cluster.spec.name.clone(),
-                publisher: cluster.publisher(),
-            })
-            .collect(),
+        earlier: before.iter().map(|cluster| sibling(&cluster.spec)).collect(),
         reach: valid
             .imp
             .get(index)

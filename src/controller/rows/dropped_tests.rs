@@ -67,7 +67,7 @@ impl Bench {
             settings(),
             "operator-1".to_owned(),
         );
-        // Its publisher's name is that of the first cluster's ledger, so nothing is unclear.
+        // Its publisher's name is that of the first cluster's ledger, which is its own too, so nothing is unclear.
         let first = store.write(
             "xmpp-federation-imp-11111111-1111-4111-8111-111111111111",
             String::new(),
@@ -75,7 +75,8 @@ impl Bench {
         );
         let made = first.await.unwrap();
         let ledger = json!({"uid": made.uid, "ledger": {
-            "schema": 1, "publisher": "11111111-1111-4111-8111-111111111111", "knownAs": ["cups.ciscotac.net"]}});
+            "schema": 1, "publisher": "11111111-1111-4111-8111-111111111111", "knownAs": ["cups.ciscotac.net"],
+            "owner": {"namespace": owner.namespace, "name": owner.name, "uid": owner.uid}}});
         let name = "xmpp-federation-imp-11111111-1111-4111-8111-111111111111";
         store
             .write(name, ledger.to_string(), Some(&made.version))
@@ -194,7 +195,9 @@ async fn rows_are_not_told_as_given_up_while_that_cannot_be_written_down() {
 #[tokio::test]
 async fn no_statement_is_offered_for_rows_that_may_be_wanted() {
     let mut bench = Bench::start(&json!({})).await;
-    bench.object.spec.imp.first_mut().unwrap().publisher = "cups9.example.net".to_owned();
+    let mut third = bench.object.spec.imp.first().unwrap().clone();
+    (third.name, third.publisher) = ("third".to_owned(), "cups9.example.net".to_owned());
+    bench.object.spec.imp.push(third);
     let (pending, _) = bench.reconcile(false, None).await;
     let pending = pending.first().unwrap();
     assert!(

@@ -57,6 +57,7 @@ pub fn removal(resource: &Resource<'_>, cleanup: &Cleanup, secrets: &Secrets) ->
         return Ok(desired(resource, &cluster, Place::default(), secrets, &[])?);
     };
     let place = Place {
+        earlier: cleanup.live.clone(),
         only: Some(dropped.record.publisher.clone()),
         ..Place::default()
     };

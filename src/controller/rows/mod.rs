@@ -16,6 +16,7 @@ use kube::ResourceExt;
 use serde::{Deserialize, Serialize};
 
 use super::cache::Cache;
+use super::desired::sibling;
 use super::environment::Environment;
 use super::finalizer;
 use super::names::Owner;
@@ -25,7 +26,7 @@ use crate::api::XmppFederation;
 use crate::api::spec::ImpSpec;
 use crate::api::status::{LeavingStatus, XmppFederationStatus};
 use plan::{CleanupStep, Deadline};
-use xmpp_federation_imp::desired::Desired;
+use xmpp_federation_imp::desired::{Desired, Sibling};
 use xmpp_federation_imp::dropped::{DroppedRecord, DroppedRecords};
 use xmpp_federation_imp::report::{Registration, Removal, row_left};
 
@@ -222,8 +223,8 @@ impl Dropped {
         let asking = |question: &ClusterQuestion| matches!(question, ClusterQuestion::Reconcile(_));
         let busy = env.observers.clusters.is_asking(&uid, asking);
         let entries = object.spec.imp.iter();
-        let publishers: Vec<String> = entries.map(|entry| entry.publisher.to_ascii_lowercase()).collect();
-        let DroppedRecords { known, mut unreadable } = env.imp.left_by(&uid, &publishers);
+        let entries: Vec<Sibling> = entries.map(sibling).collect();
+        let DroppedRecords { known, mut unreadable } = env.imp.left_by(&uid, &entries);
         // Rows are written only behind the finalizer.
         if !finalizer::is_on(object) {
             unreadable.clear();
@@ -272,6 +273,8 @@ pub struct Cleanup {
     pub deadline: Deadline,
     /// The Secrets with the accounts of other publishers in the spec, each with one of them.
     taken: BTreeMap<String, String>,
+    /// The entries of the spec, where the resource lives: rows at their publishers are wanted.
+    live: Vec<Sibling>,
     /// What comes next.
     pub step: CleanupStep,
     /// What a try came to.
@@ -287,6 +290,7 @@ impl Cleanup {
             entry: Some(entry.clone()),
             dropped: None,
             taken: BTreeMap::new(),
+            live: Vec::new(),
             step: CleanupStep::Remove,
             removal: None,
         }
@@ -300,6 +304,7 @@ impl Cleanup {
             entry: dropped.entry.clone(),
             dropped: Some(dropped.clone()),
             taken: BTreeMap::new(),
+            live: Vec::new(),
             step: CleanupStep::Remove,
             removal: None,
         }
@@ -324,6 +329,9 @@ impl Cleanup {
         self.taken = others
             .flat_map(|entry| account_names(entry).map(|name| (name.clone(), entry.publisher.clone())))
             .collect();
+        if self.cause == Cause::Dropped {
+            self.live = object.spec.imp.iter().map(sibling).collect();
+        }
         self.step = self.plan(object);
         self
     }
@@ -398,14 +406,19 @@ mod dropped_tests;
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::execute::removal;
     use super::testing::{at, dropped};
     use super::*;
     use crate::api::status::ImpStatus;
+    use crate::controller::desired::Resource;
     use crate::controller::references::SecretContent;
-    use crate::controller::testing::spec_with;
+    use crate::controller::testing::{owner, spec_with};
     use rstest::rstest;
     use serde_json::json;
+    use std::borrow::Cow;
+    use xmpp_federation_core::SecretBytes;
     use xmpp_federation_imp::access::SecretVersion;
+    use xmpp_federation_imp::desired::{LiveOwners, Requests};
 
     #[test]
     fn the_entry_survives_in_the_ledgers_words() {
@@ -475,6 +488,41 @@ mod tests {
         let deadline = Deadline::new(at(0), at(0), Duration::ZERO);
         let cleanup = Cleanup::of_dropped(Cause::Dropped, &dropped, deadline).planned(&object);
         assert_eq!(cleanup.reused(&secrets(version)).is_some(), reused);
+    }
+
+    #[rstest]
+    #[case::the_resource_lives(Cause::Dropped, true)]
+    #[case::nothing_is_wanted_any_more(Cause::Deleted, false)]
+    fn a_removal_leaves_publishers_alone_that_an_entry_leads_to(#[case] cause: Cause, #[case] bars: bool) {
+        let nodes = json!([{"name": "CUPS2.example.net", "address": "192.0.2.7"}]);
+        let dropped = dropped(&json!({"nodes": nodes, "axl": {"port": 8444}}), 1);
+        let mut object = XmppFederation::new("coluc", spec_with("", json!(null)));
+        let entry = dropped.entry.clone().unwrap();
+        object.spec.imp.push(entry.clone());
+        let mut secrets = secrets("1");
+        let account = secrets.0.values_mut().flatten().next().unwrap();
+        for key in ["username", "password"] {
+            account.data.insert(key.to_owned(), SecretBytes::new(b"x".to_vec()));
+        }
+        let deadline = Deadline::new(at(0), at(0), Duration::ZERO);
+        let cleanup = Cleanup::of_dropped(cause, &dropped, deadline).planned(&object);
+        let owner = owner();
+        let resource = Resource {
+            owner: &owner,
+            component_ids: Cow::Borrowed(&[]),
+            active: true,
+            live_owners: LiveOwners::default(),
+            generation: None,
+            requests: Requests::default(),
+        };
+        let removal = removal(&resource, &cleanup, &secrets).unwrap();
+        let live: Vec<Sibling> = object.spec.imp.iter().map(sibling).collect();
+        assert_eq!(removal.place.earlier, if bars { live } else { Vec::new() });
+        // The entry is known again by where it leads.
+        let mut target = removal.target;
+        target.name = entry.name.clone();
+        assert_eq!(Sibling::of(&target), sibling(&entry));
+        assert!(target.addresses.len() == 1 && target.port == 8444);
     }
 
     #[test]

@@ -170,7 +170,7 @@ impl Cleanup {
         let dropped = self.dropped.as_ref().filter(|_| self.cause == Cause::Dropped)?;
         dropped.record.unclear.as_ref().map(|publisher| {
             format!(
-                "{publisher}, a publisher in spec.imp, was never reached and may be another name of this cluster, whose rows would then be wanted"
+                "{publisher}, a publisher in spec.imp, has not answered yet and may be another name of this cluster, whose rows would then be wanted"
             )
         })
     }
@@ -471,7 +471,7 @@ mod tests {
         Some("cups9.example.net"),
         0,
         "wait",
-        "cups9.example.net, a publisher in spec.imp, was never reached"
+        "cups9.example.net, a publisher in spec.imp, has not answered yet"
     )]
     #[case(Some("cups9.example.net"), 600, "give up", "second (cups2.example.net)")]
     fn what_is_not_clear_removes_nothing_and_waits_for_a_limited_time(
