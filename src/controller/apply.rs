@@ -47,8 +47,8 @@ pub enum ApplyError {
     Json(#[from] serde_json::Error),
 }
 
-/// Remembers which content of an object is as wanted by which hash, so that an object that the API server
-/// writes differently (1000m as 1) is not sent again and again.
+/// Remembers which content of an object is as wanted by which hash, so that an object from which a policy takes the
+/// annotation or the managed fields is not sent again and again.
 #[derive(Debug, Default)]
 pub struct SentObjects {
     objects: HashMap<(Kind, String), (String, [u8; 32])>,
@@ -120,15 +120,19 @@ pub async fn run(
     let to = Target { env, sent, owner };
     let mut applied = AppliedObjects::default();
     // Secrets first: a pod that starts without them would only wait.
+    let own_authority = !matches!(certificate, DesiredObject::Absent);
     let once = [
-        (owner.dialback(), dialback, &live.dialback),
-        (owner.authority(), authority, &live.authority),
+        (owner.dialback(), dialback, &live.dialback, true),
+        (owner.authority(), authority, &live.authority, own_authority),
     ];
-    for (name, wanted, found) in once {
-        applied.take(
-            to.create_once(Kind::Secret, &name, wanted.as_ref(), found.as_ref())
-                .await,
-        );
+    for (name, wanted, found, needed) in once {
+        applied.take(match (found, wanted) {
+            (Some(found), _) => to.check(Kind::Secret, &name, found).map(|()| None),
+            (None, Some(wanted)) => to.create_once(Kind::Secret, &name, wanted).await,
+            // Deleted, or without its label.
+            (None, None) if needed => to.relabel(Kind::Secret, &name).await.map(|()| None),
+            (None, None) => Ok(None),
+        });
     }
     let edge = owner.edge();
     for (kind, name, wanted, found) in [
@@ -198,19 +202,7 @@ impl Target<'_> {
 
     /// Creates an object that is never changed, by POST: a race ends in 409, not in an
     /// overwritten secret.
-    async fn create_once(
-        &self,
-        kind: Kind,
-        name: &str,
-        desired: Option<&Secret>,
-        found: Option<&Arc<ExistingObject>>,
-    ) -> Result<Option<ObjectWrite>, ApplyError> {
-        if let Some(found) = found {
-            return self.check(kind, name, found).map(|()| None);
-        }
-        let Some(desired) = desired else {
-            return Ok(None);
-        };
+    async fn create_once(&self, kind: Kind, name: &str, desired: &Secret) -> Result<Option<ObjectWrite>, ApplyError> {
         let what = || format!("{} {name} cannot be created", kind.as_str());
         let object: DynamicObject = serde_json::from_value(serde_json::to_value(desired)?)?;
         let params = PostParams {
@@ -220,17 +212,35 @@ impl Target<'_> {
         let lists = self.env.snapshots.lists(kind);
         match call(what, self.api(kind).create(&params, &object)).await {
             Ok(answer) => {
-                self.env.snapshots.answered(kind, answer, lists);
+                self.env.snapshots.answered(kind, answer, lists, |_| ());
                 Ok(Some(ObjectWrite::new(kind, name, false)))
             }
             Err(error) if error.code() == Some(409) => {
-                if let Some(found) = self.unlabelled(kind, name).await? {
-                    self.check(kind, name, &found)?;
-                }
+                self.relabel(kind, name).await?;
                 Err(error.into())
             }
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Gives an object of ours that is there after all back the labels that show it to the watch, which then tells of
+    /// it.
+    async fn relabel(&self, kind: Kind, name: &str) -> Result<(), ApplyError> {
+        let Some(found) = self.unlabelled(kind, name).await? else {
+            return Ok(());
+        };
+        self.check(kind, name, &found)?;
+        if found.labelled {
+            return Ok(());
+        }
+        let body = json!({"metadata": {"uid": found.uid, "labels": self.owner.labels()}});
+        let params = PatchParams {
+            field_manager: Some(OBJECTS_MANAGER.to_owned()),
+            ..PatchParams::default()
+        };
+        let what = || format!("{} {name} cannot be labelled", kind.as_str());
+        call(what, self.api(kind).patch(name, &params, &Patch::Merge(&body))).await?;
+        Ok(())
     }
 
     async fn apply(
@@ -257,8 +267,7 @@ impl Target<'_> {
             if known {
                 return Ok(None);
             }
-            if found.has(&body, &hash) == Some(true) {
-                self.remember(key, same, found.only_ours);
+            if found.has(&body, &hash) {
                 return Ok(None);
             }
             // Refused if the object was deleted and made anew by somebody else since.
@@ -269,21 +278,18 @@ impl Target<'_> {
         let what = || format!("{} {name} cannot be applied", kind.as_str());
         let lists = self.env.snapshots.lists(kind);
         let answer = call(what, self.api(kind).patch(name, &params, &Patch::Apply(&body))).await?;
-        let (digest, only_ours) = self.env.snapshots.answered(kind, answer, lists);
+        let read = |written: &ExistingObject| (written.digest, written.has(&body, &hash));
+        let (digest, whole) = self.env.snapshots.answered(kind, answer, lists, read);
         let changed = found.is_none_or(|found| found.digest != digest);
-        self.remember(key, (hash, digest), only_ours);
-        Ok(changed.then(|| ObjectWrite::new(kind, name, false)))
-    }
-
-    /// That content is as wanted by that hash. An object in which nobody else wrote says so itself.
-    fn remember(&self, key: (Kind, String), same: (String, [u8; 32]), only_ours: bool) {
-        self.sent.with(&self.owner.uid, |sent| {
-            if only_ours {
+        self.sent.with(uid, |sent| {
+            // An object that has all says so itself.
+            if whole {
                 sent.objects.remove(&key);
             } else {
-                sent.objects.insert(key, same);
+                sent.objects.insert(key, (hash, digest));
             }
         });
+        Ok(changed.then(|| ObjectWrite::new(kind, name, false)))
     }
 
     async fn delete(

@@ -1,10 +1,12 @@
-//! Fields that others have set in an object of ours, by `metadata.managedFields` of the object.
+//! Fields that the operator and others have set in an object of ours, by `metadata.managedFields` of the object.
 //!
 //! Labels and annotations belong to everybody, those of the pod template too: `kubectl rollout restart` and injectors
 //! write there. What the API server or a mutating webhook adds has no manager, so it never shows here.
 
 use std::fmt;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry;
 use kube::ResourceExt;
 use kube::api::DynamicObject;
 use serde_json::{Map, Value};
@@ -29,7 +31,7 @@ enum Step {
 }
 
 /// What decides how an object works. Platforms write the other fields of a `ServiceAccount`.
-const ROOTS: [&str; 2] = ["f:spec", "f:automountServiceAccountToken"];
+const ROOTS: [&str; 3] = ["f:spec", "f:automountServiceAccountToken", "f:immutable"];
 
 /// Fields that are kept of one object.
 const KEPT: usize = 20;
@@ -38,9 +40,7 @@ const KEPT: usize = 20;
 pub fn foreign(object: &DynamicObject) -> Vec<ForeignField> {
     let all = object.managed_fields().iter();
     let entries = all.filter(|entry| entry.subresource.as_deref() != Some("status"));
-    let (ours, others): (Vec<_>, Vec<_>) = entries.partition(|entry| {
-        entry.manager.as_deref() == Some(OBJECTS_MANAGER) && entry.operation.as_deref() == Some("Apply")
-    });
+    let (ours, others): (Vec<_>, Vec<_>) = entries.partition(|entry| is_ours(entry));
     let ours = ours.first().and_then(|entry| Some(&entry.fields_v1.as_ref()?.0));
     let mut found = Vec::new();
     for entry in others {
@@ -55,6 +55,76 @@ pub fn foreign(object: &DynamicObject) -> Vec<ForeignField> {
     }
     found.truncate(KEPT);
     found
+}
+
+fn is_ours(entry: &ManagedFieldsEntry) -> bool {
+    entry.manager.as_deref() == Some(OBJECTS_MANAGER) && entry.operation.as_deref() == Some("Apply")
+}
+
+/// The fields that the operator set by its last apply and that nobody has removed or changed since. Each is a hash of
+/// its path, in which all items of a list are alike: their fields are counted, so that the keys of the list need not
+/// be known.
+pub struct OwnFields(Box<[u64]>);
+
+/// Paths that have no manager.
+const IDENTITY: [&[&str]; 5] = [
+    &["apiVersion"],
+    &["kind"],
+    &["metadata", "name"],
+    &["metadata", "namespace"],
+    &["metadata", "uid"],
+];
+const ITEM: &str = "[]";
+
+fn inside(path: u64, step: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (path, step).hash(&mut hasher);
+    hasher.finish()
+}
+
+impl OwnFields {
+    pub fn of(object: &DynamicObject) -> Self {
+        let mut found = Vec::new();
+        let ours = object.managed_fields().iter().find(|entry| is_ours(entry));
+        if let Some(fields) = ours.and_then(|entry| entry.fields_v1.as_ref()) {
+            leaves(&fields.0, 0, &mut found);
+        }
+        Self(found.into())
+    }
+
+    /// Whether all of `wanted` is among them.
+    pub fn cover(&self, wanted: &Value) -> bool {
+        let mut left = self.0.to_vec();
+        left.extend(IDENTITY.map(|path| path.iter().fold(0, |path, step| inside(path, step))));
+        take(wanted, 0, &mut left)
+    }
+}
+
+fn leaves(fields: &Value, path: u64, found: &mut Vec<u64>) {
+    let all = fields.as_object().into_iter().flatten();
+    let mut below = all.filter(|(key, _)| *key != ".").peekable();
+    if below.peek().is_none() {
+        found.push(path);
+    }
+    for (key, field) in below {
+        leaves(field, inside(path, key.strip_prefix("f:").unwrap_or(ITEM)), found);
+    }
+}
+
+fn take(wanted: &Value, path: u64, left: &mut Vec<u64>) -> bool {
+    // A value, or all that is inside where the list or map is set as a whole.
+    if let Some(at) = left.iter().position(|leaf| *leaf == path) {
+        left.swap_remove(at);
+        return true;
+    }
+    match wanted {
+        Value::Object(fields) if !fields.is_empty() => {
+            fields.iter().all(|(key, value)| take(value, inside(path, key), left))
+        }
+        // An empty list of items with keys has no manager.
+        Value::Array(items) => items.iter().all(|item| take(item, inside(path, ITEM), left)),
+        _ => false,
+    }
 }
 
 /// Goes down where both have fields; what only the other one has is found.
@@ -169,6 +239,7 @@ mod tests {
         "f:env": {".": {}, "k:{\"name\":\"X\"}": {".": {}, "f:name": {}}}}}}}}}), &["spec.template.spec.containers[edge].env"])]
     #[case::a_port(json!({"f:spec": {"f:ports": {"k:{\"port\":22,\"protocol\":\"TCP\"}": {".": {}, "f:port": {}}}}}),
         &["spec.ports"])]
+    #[case::a_lock(json!({"f:immutable": {}}), &["immutable"])]
     #[case::tokens(json!({"f:automountServiceAccountToken": {}, "f:imagePullSecrets": {}}), &["automountServiceAccountToken"])]
     fn fields_of_others_are_found_by_the_highest_one(#[case] theirs: Value, #[case] expected: &[&str]) {
         let entry = |manager: &str, operation: &str, fields: &Value| {
@@ -187,6 +258,45 @@ mod tests {
         let texts: Vec<String> = found.iter().map(ToString::to_string).collect();
         let expected: Vec<String> = expected.iter().map(|path| format!("{path} by kubectl")).collect();
         assert_eq!(texts, expected);
+    }
+
+    // Path of the field that is gone; empty: nothing is.
+    #[rstest]
+    #[case::nothing("", true)]
+    #[case::a_value("/f:spec/f:replicas", false)]
+    #[case::what_is_false("/f:automountServiceAccountToken", false)]
+    #[case::what_is_empty("/f:spec/f:template/f:emptyDir", false)]
+    #[case::an_empty_list_as_a_whole("/f:spec/f:externalIPs", true)]
+    #[case::a_list_as_a_whole("/f:spec/f:egress", false)]
+    #[case::an_item("/f:spec/f:ports/k:{\"port\":5269,\"protocol\":\"TCP\"}", false)]
+    #[case::a_field_of_one_item("/f:spec/f:ports/k:{\"port\":7400,\"protocol\":\"TCP\"}/f:name", false)]
+    #[case::a_value_in_a_set("/f:spec/f:finalizers/v:\"a\"", false)]
+    #[case::a_label("/f:metadata/f:labels/f:a", false)]
+    #[case::all_labels("/f:metadata/f:labels", false)]
+    #[case::an_owner("/f:metadata/f:ownerReferences", false)]
+    fn what_was_applied_and_is_gone_is_missed(#[case] gone: &str, #[case] expected: bool) {
+        let wanted = json!({"apiVersion": "v1", "kind": "Service", "automountServiceAccountToken": false,
+            "metadata": {"name": "coluc-edge", "namespace": "federation", "uid": "s", "labels": {"a": "b", "c": "d"},
+                "ownerReferences": [{"kind": "XmppFederation", "uid": "u"}]},
+            "spec": {"replicas": 1, "egress": [{"to": [1]}, {}], "externalIPs": [], "finalizers": ["a", "b"],
+                "template": {"emptyDir": {}},
+                "ports": [{"name": "xmpp-server", "port": 5269}, {"name": "admin", "port": 7400}]}});
+        let port = || json!({".": {}, "f:name": {}, "f:port": {}});
+        let mut fields = json!({"f:automountServiceAccountToken": {},
+            "f:metadata": {"f:labels": {"f:a": {}, "f:c": {}}, "f:ownerReferences": {"k:{\"uid\":\"u\"}": {}}},
+            "f:spec": {"f:replicas": {}, "f:egress": {}, "f:externalIPs": {},
+                "f:finalizers": {"v:\"a\"": {}, "v:\"b\"": {}}, "f:template": {"f:emptyDir": {}, "f:other": {}},
+                "f:ports": {"k:{\"port\":5269,\"protocol\":\"TCP\"}": port(),
+                    "k:{\"port\":7400,\"protocol\":\"TCP\"}": port()}}});
+        if let Some((parent, key)) = gone.rsplit_once('/') {
+            let parent = fields.pointer_mut(parent).unwrap().as_object_mut().unwrap();
+            assert!(parent.remove(key).is_some());
+        }
+        let object = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "coluc-edge", "managedFields": [
+            {"manager": "kubectl", "operation": "Update", "fieldsV1": {}},
+            {"manager": OBJECTS_MANAGER, "operation": "Apply", "fieldsV1": fields}]}});
+        let own = OwnFields::of(&serde_json::from_value(object).unwrap());
+        assert_eq!(own.cover(&wanted), expected);
     }
 
     #[rstest]

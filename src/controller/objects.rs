@@ -9,14 +9,14 @@ use base64::engine::general_purpose::STANDARD;
 use kube::ResourceExt;
 use kube::api::DynamicObject;
 use parking_lot::Mutex;
-use serde_json::{Value, json};
+use serde_json::Value;
 use xmpp_federation_core::SecretBytes;
 use xmpp_federation_core::edge_config::HostPort;
 
-use super::fields::{self, ForeignField};
+use super::fields::{self, ForeignField, OwnFields};
 use super::kube::Kind;
 use super::names::EDGE_CONFIG;
-use crate::api::{INSTANCE_LABEL, MANAGED_BY, OBJECTS_MANAGER};
+use crate::api::{INSTANCE_LABEL, MANAGED_BY};
 
 /// One object.
 pub struct ExistingObject {
@@ -33,15 +33,13 @@ pub struct ExistingObject {
     pub content: Content,
     /// The hash of what was applied to it last; `None`: nothing was.
     applied: Option<String>,
-    /// Where somebody else has written a field of it since: the whole, until it was compared with what is wanted.
-    unread: Mutex<Option<Box<str>>>,
-    /// Nobody else has written a field of it.
-    pub only_ours: bool,
+    /// What is left of that, until it was compared with what is wanted.
+    own: Mutex<Option<OwnFields>>,
     /// Fields that others have set.
     foreign: Vec<ForeignField>,
 }
 
-/// Annotation with the hash of what was sent, so that a removed field is noticed.
+/// Annotation with the hash of what was sent, so that a field that is not wanted any more is noticed.
 pub const APPLIED: &str = "xmppfederation.io/applied";
 
 /// Who owns an object.
@@ -111,22 +109,18 @@ impl ExistingObject {
         let labelled = object.labels().get(MANAGED_BY.0).is_some_and(|v| v == MANAGED_BY.1);
         let instance = object.labels().get(INSTANCE_LABEL).cloned();
         let deleting = object.metadata.deletion_timestamp.is_some();
-        let (applied, only_ours) = (object.annotations().get(APPLIED).cloned(), only_ours(&object));
-        let foreign = if only_ours {
-            Vec::new()
-        } else {
-            fields::foreign(&object)
-        };
+        let applied = object.annotations().get(APPLIED).cloned();
+        let (own, foreign) = (
+            applied.is_some().then(|| OwnFields::of(&object)),
+            fields::foreign(&object),
+        );
         let metadata = &mut object.metadata;
         (metadata.managed_fields, metadata.resource_version, metadata.generation) = (None, None, None);
         if let Some(data) = object.data.as_object_mut() {
             data.remove("status");
         }
-        let text = serde_json::to_string(&object).unwrap_or_default();
-        let digest = digest(&text);
-        let compared = applied.is_none()
-            || only_ours
-            || before.is_some_and(|before| before.digest == digest && before.unread.lock().is_none());
+        let digest = digest(&serde_json::to_string(&object).unwrap_or_default());
+        let compared = before.is_some_and(|before| before.digest == digest && before.own.lock().is_none());
         Self {
             uid,
             owners,
@@ -136,44 +130,32 @@ impl ExistingObject {
             digest,
             content,
             applied,
-            only_ours,
             foreign,
-            unread: Mutex::new((!compared).then(|| text.into_boxed_str())),
+            own: Mutex::new(own.filter(|_| !compared)),
         }
     }
 
-    /// Whether it has all of `wanted`, which has that hash; `None`: not to be told any more, as it was
-    /// compared before and has not changed since.
-    pub fn has(&self, wanted: &Value, hash: &str) -> Option<bool> {
-        let Some(applied) = &self.applied else {
-            return Some(false);
-        };
-        if self.only_ours {
-            return Some(applied == hash);
+    /// Whether it has all of `wanted`, which has that hash: nobody has changed or removed a field of it since it was
+    /// applied.
+    pub fn has(&self, wanted: &Value, hash: &str) -> bool {
+        if self.applied.as_deref() != Some(hash) {
+            return false;
         }
-        // Somebody else has taken a field over: a comparison does not see what was added inside of it.
+        // An empty list is of nobody, so what others put into it takes nothing away.
         if self.foreign.iter().any(|field| field.is_in(wanted)) {
-            return Some(false);
+            return false;
         }
-        let mut unread = self.unread.lock();
-        let live: Value = serde_json::from_str(unread.as_deref()?).unwrap_or_default();
-        let same = is_subset(wanted, &live);
-        if same {
-            *unread = None;
+        let mut own = self.own.lock();
+        if own.as_ref().is_some_and(|own| !own.cover(wanted)) {
+            return false;
         }
-        Some(same)
+        *own = None;
+        true
     }
 
     /// Fields that others have added.
     pub fn added<'a>(&'a self, wanted: &Value) -> impl Iterator<Item = &'a ForeignField> {
         self.foreign.iter().filter(|field| !field.is_in(wanted))
-    }
-
-    /// An object as it was answered to a write of ours, which has all that is wanted.
-    pub fn written(kind: Kind, object: DynamicObject) -> Self {
-        let written = Self::new(kind, object, None);
-        *written.unread.lock() = None;
-        written
     }
 
     /// A key of a Secret, decoded.
@@ -183,19 +165,6 @@ impl ExistingObject {
         };
         data.iter().find(|(of, _)| of == key).map(|(_, bytes)| bytes)
     }
-}
-
-/// Whether every field that somebody manages is the operator's, but for those of a status.
-fn only_ours(object: &DynamicObject) -> bool {
-    let mut entries = object
-        .managed_fields()
-        .iter()
-        .filter(|entry| entry.subresource.as_deref() != Some("status"))
-        .peekable();
-    entries.peek().is_some()
-        && entries.all(|entry| {
-            entry.manager.as_deref() == Some(OBJECTS_MANAGER) && entry.operation.as_deref() == Some("Apply")
-        })
 }
 
 fn digest(text: &str) -> [u8; 32] {
@@ -266,78 +235,67 @@ fn routers_written(text: &str) -> BTreeMap<String, Vec<(String, String)>> {
     routers.into_iter().flatten().filter_map(router).collect()
 }
 
-/// Whether `live` contains all of `wanted`; lists must agree in length and order. What is empty or false
-/// may be absent: the API server leaves it out.
-fn is_subset(wanted: &Value, live: &Value) -> bool {
-    match (wanted, live) {
-        (Value::Object(wanted), Value::Object(live)) => wanted.iter().all(|(key, value)| {
-            let absent = || *value == json!(false) || *value == json!([]);
-            live.get(key).map_or_else(absent, |found| is_subset(value, found))
-        }),
-        (Value::Array(wanted), Value::Array(live)) => {
-            wanted.len() == live.len() && wanted.iter().zip(live).all(|(w, l)| is_subset(w, l))
-        }
-        (wanted, live) => wanted == live,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use super::*;
+    use crate::api::OBJECTS_MANAGER;
     use rstest::rstest;
-
-    #[rstest]
-    #[case(json!({"a": 1}), json!({"a": 1, "b": 2}), true)]
-    #[case(json!({"a": 1}), json!({"a": 2}), false)]
-    #[case(json!({"a": [{"b": 1}]}), json!({"a": [{"b": 1, "default": 2}]}), true)]
-    #[case(json!({"a": [1]}), json!({"a": [1, 2]}), false)]
-    #[case(json!({"a": {}}), json!({}), false)]
-    #[case(json!({"hostNetwork": false, "externalIPs": []}), json!({}), true)]
-    #[case(json!({"hostNetwork": false}), json!({"hostNetwork": true}), false)]
-    fn what_the_api_server_adds_is_no_difference(#[case] wanted: Value, #[case] live: Value, #[case] same: bool) {
-        assert_eq!(is_subset(&wanted, &live), same);
-    }
+    use serde_json::json;
 
     fn object(value: Value) -> DynamicObject {
         serde_json::from_value(value).unwrap()
     }
 
-    fn service(annotation: &str, ip: &str, version: &str) -> DynamicObject {
+    /// `kept`: whether the operator still manages an annotation that it wants.
+    fn service(kept: bool, ip: &str, version: &str) -> DynamicObject {
+        let (mut annotations, mut fields) = (json!({APPLIED: "hash"}), json!({format!("f:{APPLIED}"): {}}));
+        if kept {
+            (annotations["a"], fields["f:a"]) = (json!("1"), json!({}));
+        }
         object(json!({"apiVersion": "v1", "kind": "Service",
-            "metadata": {"name": "coluc-edge", "uid": "u", "resourceVersion": version,
-                "annotations": {"a": annotation, APPLIED: "hash"}},
+            "metadata": {"name": "coluc-edge", "uid": "u", "resourceVersion": version, "annotations": annotations,
+                "managedFields": [{"manager": OBJECTS_MANAGER, "operation": "Apply",
+                    "fieldsV1": {"f:metadata": {"f:annotations": fields}}}]},
             "spec": {"type": "LoadBalancer"}, "status": {"loadBalancer": {"ingress": [{"ip": ip}]}}}))
     }
 
     #[test]
-    fn an_object_is_compared_once_and_again_when_somebody_wrote() {
-        let wanted = json!({"metadata": {"annotations": {"a": "1"}}});
-        let first = ExistingObject::new(Kind::Service, service("1", "192.0.2.1", "1"), None);
-        assert_eq!(first.has(&wanted, ""), Some(true));
-        assert_eq!(first.has(&wanted, ""), None);
+    fn an_object_is_compared_once_and_again_when_somebody_removed_something() {
+        let wanted = json!({"metadata": {"annotations": {"a": "1", APPLIED: "hash"}}});
+        let first = ExistingObject::new(Kind::Service, service(true, "192.0.2.1", "1"), None);
+        assert!(first.has(&wanted, "hash"));
+        assert!(first.own.lock().is_none(), "nothing is kept");
+        assert!(first.has(&wanted, "hash"));
+        assert!(!first.has(&wanted, "of something else"));
         // A status is no change of what is compared, and is read.
-        let second = ExistingObject::new(Kind::Service, service("1", "192.0.2.2", "2"), Some(&first));
-        assert_eq!(second.has(&wanted, ""), None);
+        let second = ExistingObject::new(Kind::Service, service(true, "192.0.2.2", "2"), Some(&first));
+        assert!(second.own.lock().is_none(), "not compared again");
+        assert!(second.has(&wanted, "hash"));
         assert!(second != first);
-        let third = ExistingObject::new(Kind::Service, service("2", "192.0.2.2", "3"), Some(&second));
-        assert_eq!(third.has(&wanted, ""), Some(false));
-        assert_eq!(third.has(&wanted, ""), Some(false));
+        let third = ExistingObject::new(Kind::Service, service(false, "192.0.2.2", "3"), Some(&second));
+        assert!(!third.has(&wanted, "hash"));
+        let fourth = ExistingObject::new(Kind::Service, service(false, "192.0.2.3", "4"), Some(&third));
+        assert!(!fourth.has(&wanted, "hash"));
     }
 
     #[rstest]
-    #[case::nobody_else(json!([]), Some(true), &[])]
-    #[case::a_status(json!([["status", {"f:spec": {"f:replicas": {}}}]]), Some(true), &[])]
-    #[case::scaled_by_hand(json!([["scale", {"f:spec": {"f:replicas": {}}}]]), Some(false), &[])]
-    #[case::added(json!([["", {"f:spec": {"f:ordinals": {}}}]]), Some(true), &["spec.ordinals by kubectl"])]
+    #[case::nobody_else(json!([]), true, &[])]
+    #[case::a_status(json!([["status", {"f:spec": {"f:replicas": {}}}]]), true, &[])]
+    #[case::scaled_by_hand(json!([["scale", {"f:spec": {"f:replicas": {}}}]]), false, &[])]
+    #[case::an_empty_list(json!([["", {"f:spec": {"f:externalIPs": {}}}]]), false, &[])]
+    #[case::added(json!([["", {"f:spec": {"f:ordinals": {}}}]]), true, &["spec.ordinals by kubectl"])]
     fn what_others_wrote_is_taken_back_where_it_is_ours_and_named_elsewhere(
         #[case] others: Value,
-        #[case] same: Option<bool>,
+        #[case] same: bool,
         #[case] added: &[&str],
     ) {
-        let wanted = json!({"spec": {"replicas": 2}});
+        let wanted = json!({"spec": {"replicas": 2, "externalIPs": []}});
+        // Who scales gets the field.
+        let scaled = others.to_string().contains("scale");
+        let ours = if scaled { "f:x" } else { "f:replicas" };
         let mut managed =
-            vec![json!({"manager": OBJECTS_MANAGER, "operation": "Apply", "fieldsV1": {"f:spec": {"f:x": {}}}})];
+            vec![json!({"manager": OBJECTS_MANAGER, "operation": "Apply", "fieldsV1": {"f:spec": {ours: {}}}})];
         managed.extend(others.as_array().unwrap().iter().map(|other| {
             json!({"manager": "kubectl", "operation": "Update", "fieldsV1": other[1],
                 "subresource": Some(&other[0]).filter(|name| **name != json!(""))})

@@ -57,17 +57,22 @@ impl Snapshots {
         self.objects(kind)?.get(name)
     }
 
-    /// Takes in the answer to a write of an object that was sent at that count of lists; its digest, and whether
-    /// nobody else has written a field of it.
-    pub fn answered(&self, kind: Kind, object: DynamicObject, lists: u64) -> ([u8; 32], bool) {
+    /// Takes in the answer to a write of an object that was sent at that count of lists; what is read of it.
+    pub fn answered<R>(
+        &self,
+        kind: Kind,
+        object: DynamicObject,
+        lists: u64,
+        read: impl FnOnce(&ExistingObject) -> R,
+    ) -> R {
         let name = ObjectName::of(&object);
         let version = object.resource_version().unwrap_or_default();
-        let written = ExistingObject::written(kind, object);
-        let told = (written.digest, written.only_ours);
+        let written = ExistingObject::new(kind, object, None);
+        let read = read(&written);
         if let (Some(name), Some(snapshot)) = (name, self.objects(kind)) {
             snapshot.answered(&name, &version, written, lists);
         }
-        told
+        read
     }
 
     /// Takes in an object from a list or a watch; whether that is news.

@@ -17,6 +17,7 @@ use testkit_lab::{node, process};
 /// The library tells there why it lists anew.
 const LOG: &str = "info,kube_runtime::watcher=debug";
 const SOON: Duration = Duration::from_secs(20);
+const OPERATOR_NAME: &str = "xmpp-federation-operator";
 
 /// One process of the operator.
 struct Installation<'a> {
@@ -203,6 +204,26 @@ const EDITS: &[(&str, &str, &str, &str)] = &[
     ),
 ];
 
+/// Kind and path of fields that are removed: nobody manages them afterwards.
+const REMOVALS: &[(&str, &str)] = &[
+    ("networkpolicy", "/spec/egress"),
+    ("networkpolicy", "/spec/egress/0"),
+    ("networkpolicy", "/spec/ingress"),
+    ("poddisruptionbudget", "/spec/unhealthyPodEvictionPolicy"),
+    ("service", "/spec/selector"),
+    ("service", "/metadata/labels"),
+    ("statefulset", "/spec/template/spec/securityContext"),
+    ("statefulset", "/spec/template/spec/automountServiceAccountToken"),
+    ("statefulset", "/spec/template/spec/containers/0/livenessProbe"),
+    ("statefulset", "/spec/template/spec/containers/0/ports/1"),
+    (
+        "statefulset",
+        "/spec/template/spec/containers/0/securityContext/capabilities",
+    ),
+    ("configmap", "/data/edge.yaml"),
+    ("serviceaccount", "/automountServiceAccountToken"),
+];
+
 async fn additions(stage: Stage) -> Result<(), Error> {
     let namespace = NAMESPACES[0];
     stage.install(&[]).await?;
@@ -211,6 +232,32 @@ async fn additions(stage: Stage) -> Result<(), Error> {
     let edge = format!("{FIRST}-edge");
     let resource = format!("xfed/{FIRST}");
     let told = message("EdgeAvailable");
+    let read_all = "{.spec}{.data}{.automountServiceAccountToken}{.metadata.labels}";
+    for (kind, path) in REMOVALS {
+        let object = format!("{kind}/{edge}");
+        let before = read(&stage, namespace, &object, read_all).await?;
+        let patch = format!(r#"[{{"op":"remove","path":"{path}"}}]"#);
+        let changed = kubectl(&stage, namespace, &["patch", &object, "--type=json", "--patch", &patch]).await?;
+        assert!(!changed.contains("no change"), "{path}: {changed}");
+        let all = (namespace, object.as_str(), read_all);
+        let back = until(&stage, all, SOON, |now| now == before).await;
+        back.map_err(|error| format!("{kind} {path}: {error}"))?;
+    }
+    // Without its label no watch shows an object.
+    let label = r"{.metadata.labels.app\.kubernetes\.io/managed-by}";
+    let objects = [
+        format!("service/{edge}"),
+        format!("configmap/{edge}"),
+        format!("secret/{FIRST}-dialback"),
+        format!("secret/{FIRST}-ca"),
+    ];
+    for object in &objects {
+        let data = read(&stage, namespace, object, "{.data}").await?;
+        kubectl(&stage, namespace, &["label", object, "app.kubernetes.io/managed-by-"]).await?;
+        until(&stage, (namespace, object, label), SOON, |now| now == OPERATOR_NAME).await?;
+        assert_eq!(read(&stage, namespace, object, "{.data}").await?, data, "{object}");
+    }
+
     for (kind, patch_type, patch, added) in EDITS {
         let object = format!("{kind}/{edge}");
         let before = read(&stage, namespace, &object, "{.spec}").await?;
@@ -263,6 +310,18 @@ async fn additions(stage: Stage) -> Result<(), Error> {
     tokio::time::sleep(Duration::from_secs(5)).await;
     let requests = audit.count()?;
     assert!(requests.writes < 1.0, "{requests:?}");
+
+    // Also for an operator that remembers nothing.
+    operator.stop().await?;
+    audit.count()?;
+    let operator = Installation::leading(&stage, &[]).await?;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let written = audit.events()?.into_iter().filter(|event| {
+        let inside = event.request_uri.contains(&format!("/namespaces/{namespace}/"));
+        event.writes() && inside && !event.of_event() && !event.request_uri.contains("/xmppfederations/")
+    });
+    let written: Vec<String> = written.map(|event| event.request_uri).collect();
+    assert_eq!(written, Vec::<String>::new());
     operator.stop().await
 }
 
