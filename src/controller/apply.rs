@@ -42,6 +42,9 @@ pub enum ApplyError {
     Predecessor { kind: &'static str, name: String },
     #[error(transparent)]
     Kube(#[from] Error),
+    /// A pod that cannot be told: until it is tried again.
+    #[error(transparent)]
+    Untold(Arc<Error>),
     /// An object that is no JSON.
     #[error("an object cannot be written as JSON: {0}")]
     Json(#[from] serde_json::Error),
@@ -397,7 +400,9 @@ pub async fn notify_pods(
     told.0
         .retain(|uid, _| pods.iter().any(|pod| pod.uid == *uid && !pod.stopping));
     for pod in pods.iter().filter(|pod| !pod.stopping) {
-        let Some((value, turn)) = told.next(pod, hash, config_hash, Instant::now()) else {
+        let Some((value, mut turn)) = told.next(pod, hash, config_hash, Instant::now()) else {
+            let refused = told.0.get(&pod.uid).and_then(|turn| turn.refused.clone());
+            failed.extend(refused.map(ApplyError::Untold));
             continue;
         };
         let patch = json!({"metadata": {"uid": pod.uid, "annotations": {CONFIG_HASH: value}}});
@@ -409,7 +414,10 @@ pub async fn notify_pods(
                 told.0.remove(&pod.uid);
                 continue;
             }
-            Err(error) => failed.push(error.into()),
+            Err(error) => {
+                let refused = turn.refused.insert(Arc::new(error));
+                failed.push(ApplyError::Untold(Arc::clone(refused)));
+            }
             Ok(_) => {}
         }
         told.0.insert(pod.uid.clone(), turn);
@@ -419,7 +427,7 @@ pub async fn notify_pods(
     again
 }
 
-/// Pods that were told of a configuration and have not loaded it, by UID.
+/// Pods that were told of a configuration, or could not be, and have not loaded it, by UID.
 #[derive(Debug, Default)]
 struct NotifiedPods(HashMap<String, Turn>);
 
@@ -427,39 +435,54 @@ impl NotifiedPods {
     /// The annotation that the pod needs now, and the turn that it is then in; `None`: nothing is due.
     fn next(&mut self, pod: &EdgePod, hash: &str, config_hash: &str, now: Instant) -> Option<(String, Turn)> {
         let mut parts = pod.notified.as_deref().unwrap_or_default().split('.');
-        if parts.next() != Some(hash) {
-            return Some((hash.to_owned(), Turn { at: now, times: 0 }));
-        }
+        let told = parts.next() == Some(hash);
         let stale = pod.status.as_ref().is_ok_and(|status| {
             let refused = status.rejected.as_ref().is_some_and(|r| r.config_hash == *config_hash);
             status.config_hash != *config_hash && !refused
         });
-        if !stale {
+        if told && !stale {
             self.0.remove(&pod.uid);
             return None;
         }
+        let turn = |times| Turn {
+            hash: hash.to_owned(),
+            at: now,
+            times,
+            refused: None,
+        };
+        let times = match self.0.get(&pod.uid).filter(|last| last.hash == hash) {
+            Some(last) if !last.left(now).is_zero() => return None,
+            Some(last) => last.times.saturating_add(1),
+            None if told => {
+                self.0.insert(pod.uid.clone(), turn(0));
+                return None;
+            }
+            None => 0,
+        };
+        if !told {
+            // Or the write was refused, or a webhook takes the annotation away.
+            return Some((hash.to_owned(), turn(times)));
+        }
         // It missed it: the kubelet may have refreshed the volume from an older object, or cannot. Another
         // value of the annotation wakes it again.
-        let turn = self.0.entry(pod.uid.clone()).or_insert(Turn { at: now, times: 0 });
-        if !turn.left(now).is_zero() {
-            return None;
-        }
         let count: u32 = parts.next().and_then(|n| n.parse().ok()).unwrap_or(0);
-        let times = turn.times.saturating_add(1);
-        Some((format!("{hash}.{}", (count + 1) % 1000), Turn { at: now, times }))
+        Some((format!("{hash}.{}", (count + 1) % 1000), turn(times)))
     }
 }
 
-/// When a pod was told, and how often.
-#[derive(Debug, Clone, Copy)]
+/// When a pod was told of what, and how often.
+#[derive(Debug)]
 struct Turn {
+    hash: String,
     at: Instant,
     /// Times that it was told again.
     times: u32,
+    /// Why it could not be told.
+    refused: Option<Arc<Error>>,
 }
 
 impl Turn {
-    fn left(self, now: Instant) -> Duration {
+    fn left(&self, now: Instant) -> Duration {
         doubled(TELL_AGAIN, self.times, TELL_SELDOM).saturating_sub(now.duration_since(self.at))
     }
 }
@@ -488,6 +511,8 @@ mod tests {
         pod: EdgePod,
         now: Instant,
         writes: Vec<u64>,
+        /// The annotation does not come to the pod.
+        refused: bool,
     }
 
     impl Bench {
@@ -497,6 +522,7 @@ mod tests {
                 pod: world("", Value::Null).pods.remove(0),
                 now: Instant::now(),
                 writes: Vec::new(),
+                refused: false,
             }
         }
 
@@ -507,7 +533,9 @@ mod tests {
             while self.now < start + time {
                 if let Some((value, turn)) = self.told.next(&self.pod, hash, config_hash, self.now) {
                     let mut pod = PodState::clone(&self.pod.pod);
-                    pod.notified = Some(value);
+                    if !self.refused {
+                        pod.notified = Some(value);
+                    }
                     self.pod.pod = Arc::new(pod);
                     self.told.0.insert(self.pod.uid.clone(), turn);
                     let at = self.now.duration_since(start).as_millis();
@@ -533,6 +561,21 @@ mod tests {
         assert!((18..=24).contains(&writes.len()), "{}", writes.len());
         // Something else that it mounts: at once, and from the shortest pause again.
         assert_eq!(bench.run("other", "wanted", Duration::from_secs(1)), [0, 500]);
+    }
+
+    #[test]
+    fn a_pod_that_cannot_be_told_is_tried_ever_later_and_told_of_another_configuration_at_once() {
+        let mut bench = Bench::new();
+        bench.refused = true;
+        let writes = bench.run("mounted", "wanted", Duration::from_hours(1));
+        assert_eq!(writes.get(..6).unwrap(), [0, 500, 1500, 3500, 7500, 15_500]);
+        assert!((18..=24).contains(&writes.len()), "{}", writes.len());
+        assert_eq!(bench.run("other", "wanted", Duration::from_secs(1)), [0, 500]);
+        // It can be told again, and loads what it is told of.
+        bench.refused = false;
+        let loaded = bench.pod.status.as_ref().unwrap().config_hash.clone();
+        assert_eq!(bench.run("other", &loaded, Duration::from_hours(1)), [500]);
+        assert!(bench.told.0.is_empty());
     }
 
     #[test]

@@ -28,6 +28,7 @@ use super::build::DesiredObjects;
 use super::build::material::Material;
 use super::dereference::{EdgePod, KubeView};
 use super::effects::Effects;
+use super::kube::Error;
 use super::validate::ValidSpec;
 use crate::api::conditions::{self, Findings, Status, Type, Verdict};
 use crate::api::reasons::Reason;
@@ -96,6 +97,10 @@ fn with_additions(verdict: Verdict, added: &[String]) -> Verdict {
     }
 }
 
+fn refused(error: &Error) -> (Reason, bool) {
+    (Reason::ApiRefused, matches!(error.code(), Some(400 | 403 | 422)))
+}
+
 /// Objects that are not as wanted: the first one's error, and how many more there are.
 fn not_applied(findings: &mut Findings, failed: &[ApplyError]) {
     let Some(first) = failed.first() else { return };
@@ -104,7 +109,8 @@ fn not_applied(findings: &mut Findings, failed: &[ApplyError]) {
         ApplyError::Predecessor { .. } => (Reason::FormerObject, false),
         ApplyError::Json(_) => (Reason::InternalError, true),
         // A value that only the API server can judge, such as a pod's affinity; a webhook that refuses.
-        ApplyError::Kube(error) => (Reason::ApiRefused, matches!(error.code(), Some(400 | 403 | 422))),
+        ApplyError::Kube(error) => refused(error),
+        ApplyError::Untold(error) => refused(error),
     };
     let more = match failed.len() - 1 {
         0 => String::new(),
