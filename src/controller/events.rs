@@ -1,7 +1,7 @@
 //! Events (events.k8s.io/v1). The first occurrence of a note is an object. A repetition is counted in the series of
 //! that object, as client-go does, so a condition that flaps neither fills the namespace nor the API server.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::time::Duration;
 
 use k8s_openapi::api::events::v1::Event;
@@ -158,8 +158,23 @@ pub struct Recorder {
     /// Name of this pod.
     instance: String,
     told: Mutex<HashMap<String, Told>>,
-    /// Types of conditions that are on the way to True, by UID of their resource.
-    waiting: Mutex<HashMap<String, BTreeSet<String>>>,
+    /// Conditions that are on the way to True, by UID of their resource and type.
+    waiting: Mutex<HashMap<String, HashMap<String, Wait>>>,
+}
+
+/// A condition that is not True.
+#[derive(Debug)]
+struct Wait {
+    since: Timestamp,
+    /// The reason that was told last; empty: none.
+    told: String,
+}
+
+impl Wait {
+    fn since(since: Timestamp) -> Self {
+        let told = String::new();
+        Self { since, told }
+    }
 }
 
 impl Recorder {
@@ -179,20 +194,34 @@ impl Recorder {
         self.waiting.lock().remove(uid);
     }
 
-    /// Notes about conditions that this process saw on the way to True, and that are not True after [`PATIENCE`].
+    /// Notes about conditions that this process saw on the way to True, and that are not True after [`PATIENCE`]. One
+    /// that is Unknown in between is on its way as long.
     pub fn overdue(&self, uid: &str, conditions: &[Condition], now: Timestamp) -> Vec<Note> {
         let mut waiting = self.waiting.lock();
-        let begun = waiting.remove(uid).unwrap_or_default();
-        let (young, old): (Vec<_>, Vec<_>) = conditions
-            .iter()
-            .filter(|condition| is_passing(condition) && condition.type_ != "Ready")
-            .partition(|condition| is_young(condition, now));
-        if !young.is_empty() {
-            let types = young.iter().map(|condition| condition.type_.clone());
-            waiting.insert(uid.to_owned(), types.collect());
+        let mut before = waiting.remove(uid).unwrap_or_default();
+        let (mut after, mut notes) = (HashMap::new(), Vec::new());
+        for condition in conditions.iter().filter(|condition| condition.type_ != "Ready") {
+            let Condition { type_, reason, .. } = condition;
+            let expected = condition.status == "False" && EXPECTED.contains(&reason.as_str());
+            if condition.status == "True" || expected {
+                continue;
+            }
+            let passing = is_passing(condition);
+            let begins = (passing || condition.status == "Unknown") && is_young(condition, now);
+            let begun = || begins.then(|| Wait::since(condition.last_transition_time.0));
+            let Some(mut wait) = before.remove(type_).or_else(begun) else {
+                continue;
+            };
+            if passing && elapsed(wait.since, now) >= PATIENCE && wait.told != *reason {
+                wait.told.clone_from(reason);
+                notes.push(note_of(condition));
+            }
+            after.insert(type_.clone(), wait);
         }
-        let overdue = old.into_iter().filter(|condition| begun.contains(&condition.type_));
-        overdue.map(note_of).collect()
+        if !after.is_empty() {
+            waiting.insert(uid.to_owned(), after);
+        }
+        notes
     }
 
     /// Writes notes; a failure is logged only, as no event is worth a failed reconcile. Without notes, series are

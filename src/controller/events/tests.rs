@@ -58,6 +58,14 @@ fn the_first_look_at_a_failure_is_told(
     &[(0, "False", "PodsNotReady", ""), (130, "False", "PodsNotReady", "PodsNotReady"), (140, "False", "NoAddress", "NoAddress"), (900, "False", "NoAddress", "")]
 )]
 #[case::a_loss(&[(0, "True", "Available", "EdgeAvailable"), (5, "False", "PodsNotReady", "PodsNotReady"), (300, "False", "PodsNotReady", "PodsNotReady")])]
+#[case::a_short_loss_of_sight(
+    &[(0, "True", "Available", "EdgeAvailable"), (5, "Unknown", "NotLookedYet", ""), (20, "False", "LinksDown", ""), (60, "True", "Available", "EdgeAvailable")]
+)]
+#[case::not_looked_at_and_down_in_turns(
+    &[(0, "True", "Available", "EdgeAvailable"), (5, "Unknown", "Unanswered", ""), (60, "False", "LinksDown", ""), (100, "Unknown", "Unanswered", ""),
+        (150, "False", "LinksDown", "LinksDown"), (200, "Unknown", "Unanswered", ""), (250, "False", "LinksDown", ""),
+        (300, "True", "Available", "EdgeAvailable"), (350, "Unknown", "Unanswered", ""), (400, "False", "LinksDown", "")]
+)]
 #[case::what_has_to_be(&[(0, "False", "Prepared", ""), (900, "False", "Prepared", "")])]
 #[case::a_failure_is_told_at_once(&[(0, "Unknown", "NotLookedYet", ""), (1, "False", "ConfigRejected", "ConfigRejected"), (900, "False", "ConfigRejected", "")])]
 #[tokio::test]
