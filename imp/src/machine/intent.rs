@@ -73,6 +73,15 @@ impl Unsaved {
         (ledger, Self(recorded))
     }
 
+    /// The restart that it is, by its id in that ledger.
+    pub fn restart_in(&self, ledger: &Ledger) -> Option<String> {
+        let Change::Restart { node, .. } = &self.0.change else {
+            return None;
+        };
+        let restart = ledger.nodes.get(node)?.restart.as_ref();
+        restart.map(|restart| restart.id.clone())
+    }
+
     /// The change once the ledger was saved.
     pub fn saved(self, result: &Result<(), StoreError>) -> Option<Recorded> {
         result.is_ok().then_some(self.0)

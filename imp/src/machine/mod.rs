@@ -14,7 +14,7 @@ mod learn;
 mod reads;
 mod removal;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::access::AxlVersion;
@@ -120,6 +120,9 @@ pub struct Machine {
     events: Vec<Event>,
     /// What was done and is not announced yet.
     actions: Vec<ActionRecord>,
+    /// Restarts that were not sent because nobody said that their intents were saved; one of those may stand in the
+    /// ledger until the next save.
+    unsent: BTreeSet<String>,
     /// Ids of rows that were deleted, until the removal is reported.
     deleted: Vec<String>,
     #[cfg(test)]
