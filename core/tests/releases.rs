@@ -8,7 +8,7 @@ use rstest::rstest;
 use serde_yaml::Value;
 use xmpp_federation_core::Release;
 use xmpp_federation_core::edge_config::features::{self, Bearing, FIELDS};
-use xmpp_federation_core::edge_config::{ConfigError, ConfigRead, EdgeConfig, ReadError, Reader};
+use xmpp_federation_core::edge_config::{ConfigError, ConfigRead, Doors, EdgeConfig, Head, ReadError, Reader};
 use xmpp_federation_core::edge_status::{
     EdgeStatus, LastUp, LinkState, LinkStatus, MemoryBounds, PartnerFailure, RefusalCounts, RejectedConfig,
     ReturnedStanzas, RouterAnnouncement, Sighting, StateWord, StreamCounts, SuspectCounts,
@@ -262,6 +262,35 @@ fn a_file_with_an_unknown_restriction_is_refused_with_both_versions(#[case] writ
         );
         assert!(error.contains("wait until the roll-out replaces this pod"), "{error}");
     }
+}
+
+#[rstest]
+#[case::restrictions_as_maps("requires: [{name: posture}]\nwrittenBy: 99.0.0\n", "requires")]
+#[case::one_restriction("requires: posture\n", "requires")]
+#[case::another_spelling_of_a_version("writtenBy: v0.2.0\n", "writtenBy")]
+#[case::another_shape_of_a_version("writtenBy: {operator: 0.2.0}\n", "writtenBy")]
+#[case::restrictions_by_name("requires: {posture: 2}\nwrittenBy: 99.0.0\n", "requires")]
+fn a_file_whose_writer_or_restrictions_cannot_be_read_waits_for_a_later_edge(#[case] head: &str, #[case] field: &str) {
+    let text = fixture(BASE, "edge.yaml");
+    let start = text.find("\ndomains:").unwrap();
+    let error = later(&format!("{head}{}", &text[start..]), &Reader::own()).to_string();
+    let says = format!("{field}: this edge {} cannot read it", Release::own());
+    assert!(error.contains(&says), "{error}");
+    assert!(error.contains("set the edge's image (spec.edge.image)"), "{error}");
+}
+
+#[test]
+fn a_part_of_another_shape_hides_no_other_part() {
+    let text = fixture("later", "edge.yaml").replace(
+        "  websocket:",
+        "  admin: {port: 8080}\n  control: /run/control.sock\n  websocket:",
+    );
+    let error = later(&text, &Reader::own()).to_string();
+    assert!(error.contains("99.0.0 is later than this edge"), "{error}");
+    let head = Head::of(&text).unwrap();
+    assert_eq!(head.written_by.unwrap().to_string(), "99.0.0");
+    assert_eq!(head.listen.admin, Doors::default().admin);
+    assert_eq!(head.listen.control, Some(PathBuf::from("/run/control.sock")));
 }
 
 #[test]

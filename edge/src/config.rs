@@ -160,26 +160,29 @@ impl Loader {
             config_hash: config_hash.clone(),
             problems,
         };
-        let Ok(text) = std::str::from_utf8(&bytes) else {
-            let problem = Problem::at("", "", "is not UTF-8 text");
-            return Err(invalid(ConfigError(vec![problem])));
-        };
-        let reader = Reader::own();
-        let read = EdgeConfig::read(text, &reader);
-        let ConfigRead { config, ignored } = read.map_err(|error| match error {
+        let refused = |error| match error {
             ReadError::Invalid(problems) => invalid(problems),
             ReadError::Later(problems) => LoadError::Later {
                 path: path.clone(),
                 config_hash: config_hash.clone(),
                 problems,
             },
-        })?;
+        };
+        let Ok(text) = std::str::from_utf8(&bytes) else {
+            let problem = Problem::at("", "", "is not UTF-8 text");
+            return Err(invalid(ConfigError(vec![problem])));
+        };
+        let reader = Reader::own();
+        let ConfigRead { config, ignored } = EdgeConfig::read(text, &reader).map_err(refused)?;
         if self.strict && !ignored.is_empty() {
             EdgeConfig::from_yaml(text).map_err(&invalid)?;
         }
-        let mut live = self
-            .build(config, config_hash.clone())
-            .map_err(|error| invalid(ConfigError(vec![Problem::at(text, error.field, error.message)])))?;
+        let writer = config.written_by.clone();
+        let mut live = self.build(config, config_hash.clone()).map_err(|error| {
+            let problem = Problem::at(text, error.field, error.message);
+            // Such as a file that the pod of an earlier release does not mount.
+            refused(reader.judge(text, writer.as_ref(), ConfigError(vec![problem])))
+        })?;
         if let (Some(writer), false) = (&live.config.written_by, ignored.is_empty()) {
             live.warnings.push(format!(
                 "operator {writer} wrote the configuration, and this edge {} ignores fields of it that it does not know: {}; update the edge's image (spec.edge.image) to use them",

@@ -3,7 +3,8 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_yaml::Value;
 
 use super::features::{self, FIELDS};
 use super::known::{self, ConfigRead};
@@ -28,6 +29,19 @@ impl Reader {
             features: features::names(FIELDS),
         }
     }
+
+    /// What is wrong with a file: a later release's may be right for its own edge.
+    pub fn judge(&self, text: &str, writer: Option<&Release>, ConfigError(mut problems): ConfigError) -> ReadError {
+        let Some(writer) = writer.filter(|writer| writer.is_later_than(&self.release)) else {
+            return ReadError::Invalid(ConfigError(problems));
+        };
+        let message = format!(
+            "{writer} is later than this edge {}, so what is wrong here may be right there; {REMEDY}",
+            self.release
+        );
+        problems.push(Problem::at(text, "writtenBy", message));
+        ReadError::Later(ConfigError(problems))
+    }
 }
 
 /// A configuration that cannot be used.
@@ -41,21 +55,21 @@ pub enum ReadError {
     Later(ConfigError),
 }
 
-/// What every release reads of a file, whatever else is in it.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
+/// What every release reads of a file, whatever else is in it: each field by itself.
+#[derive(Debug, Clone, Default)]
 pub struct Head {
     /// Who wrote it.
     pub written_by: Option<Release>,
     /// The features that its reader must know.
     pub requires: Vec<String>,
+    /// Which of these two cannot be read, and why.
+    unread: Vec<(&'static str, String)>,
     /// The doors of an edge.
     pub listen: Doors,
 }
 
 /// Where an edge can be asked about itself.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(default)]
+#[derive(Debug, Clone)]
 pub struct Doors {
     /// Health, metrics and status over HTTP.
     pub admin: SocketAddr,
@@ -74,9 +88,29 @@ impl Default for Doors {
 const REMEDY: &str = "set the edge's image (spec.edge.image) to that version or a later one, or wait until the roll-out replaces this pod";
 
 impl Head {
-    /// Reads only that.
+    /// Reads only that; a door that cannot be read is where it is by default.
     pub fn of(text: &str) -> Result<Self, ConfigError> {
-        serde_yaml::from_str(text).map_err(|error| ConfigError::of_reader(&error))
+        let file: Value = serde_yaml::from_str(text).map_err(|error| ConfigError::of_reader(&error))?;
+        let (written_by, requires) = (field(&file, "writtenBy"), field(&file, "requires"));
+        let unread = [
+            ("writtenBy", written_by.as_ref().err()),
+            ("requires", requires.as_ref().err()),
+        ];
+        let unread = unread
+            .into_iter()
+            .filter_map(|(name, error)| Some((name, error?.to_string())));
+        let listen = file.get("listen").unwrap_or(&Value::Null);
+        let mut doors = Doors::default();
+        if let Ok(Some(admin)) = field(listen, "admin") {
+            doors.admin = admin;
+        }
+        doors.control = field(listen, "control").unwrap_or_default();
+        Ok(Self {
+            unread: unread.collect(),
+            written_by: written_by.unwrap_or_default(),
+            requires: requires.unwrap_or_default().unwrap_or_default(),
+            listen: doors,
+        })
     }
 
     /// Whether a later release than the reader's wrote the file.
@@ -94,10 +128,17 @@ impl Head {
             .filter(|name| !known(name))
             .map(String::as_str)
             .collect();
+        let own = &reader.release;
+        if let Some((field, reason)) = self.unread.first() {
+            let message = format!(
+                "this edge {own} cannot read it ({reason}), so a later release may have written the file; {REMEDY}, or correct it if a person wrote it"
+            );
+            return Err(ConfigError(vec![Problem::at(text, *field, message)]));
+        }
         if unknown.is_empty() {
             return Ok(());
         }
-        let (unknown, own) = (unknown.join(", "), &reader.release);
+        let unknown = unknown.join(", ");
         let message = match &self.written_by {
             Some(writer) => format!(
                 "the operator {writer} wrote the file with {unknown}, a restriction that this edge {own} does not know and would not enforce; {REMEDY}"
@@ -108,6 +149,12 @@ impl Head {
         };
         Err(ConfigError(vec![Problem::at(text, "requires", message)]))
     }
+}
+
+/// One field of a file, if it is there.
+fn field<T: DeserializeOwned>(of: &Value, name: &str) -> Result<Option<T>, serde_yaml::Error> {
+    of.get(name)
+        .map_or(Ok(None), |value| serde_yaml::from_value(value.clone()))
 }
 
 impl EdgeConfig {
@@ -132,17 +179,10 @@ impl EdgeConfig {
             }
             Err(invalid) => invalid,
         };
-        let Some(writer) = head.written_by.as_ref().filter(|_| head.is_later_than(reader)) else {
+        if !head.is_later_than(reader) {
             return Err(ReadError::Invalid(invalid));
-        };
-        known::read(text).map_err(|ConfigError(mut problems)| {
-            let message = format!(
-                "{writer} is later than this edge {}, so what is wrong here may be right there; {REMEDY}",
-                reader.release
-            );
-            problems.push(Problem::at(text, "writtenBy", message));
-            ReadError::Later(ConfigError(problems))
-        })
+        }
+        known::read(text).map_err(|invalid| reader.judge(text, head.written_by.as_ref(), invalid))
     }
 
     /// The same as the operator of this release writes it: with its version and what a reader must know.

@@ -131,6 +131,22 @@ fn an_edge_that_starts_with_an_unknown_restriction_waits_unready_and_starts_by_i
 }
 
 #[test]
+fn an_edge_waits_for_a_release_that_can_read_the_head_and_finds_the_files() {
+    for (more, says) in [
+        ("writtenBy: v99\n", "writtenBy: this edge"),
+        ("requires: [{name: posture}]\n", "requires: this edge"),
+        (IGNORED, "router cannot be read"),
+    ] {
+        let edge = Edge::new(more);
+        std::fs::remove_file(edge.folder.path("router")).unwrap();
+        let (running, line) = edge.start(REFUSED);
+        has(&line, [says, "set the edge's image (spec.edge.image)"]);
+        assert_eq!(edge.get("/readyz").0, "HTTP/1.1 503 Service Unavailable");
+        terminate(running);
+    }
+}
+
+#[test]
 fn an_edge_that_waits_ends_when_it_is_told_to() {
     let edge = Edge::new(RESTRICTED);
     let (running, _) = edge.start(REFUSED);
