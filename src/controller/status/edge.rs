@@ -139,10 +139,19 @@ fn releases_apart(inputs: &Inputs<'_>) -> Option<String> {
     if named.is_empty() {
         return None;
     }
+    let image = &inputs.valid.image;
+    let remedy = if inputs.valid.image_given {
+        format!("Their image is {image}; set spec.edge.image to that of the operator's release, or remove it")
+    } else if being_replaced(inputs) {
+        "They are replaced by the roll-out".to_owned()
+    } else {
+        format!(
+            "The operator wants {image} for them; if they stay, correct EDGE_IMAGE of the operator (edgeImage of its chart)"
+        )
+    };
     Some(format!(
-        ". Edge pods are of another release than this operator ({}){ignored}: {named}. Their image is {}; set spec.edge.image to that of the operator's release, or remove it",
+        ". Edge pods are of another release than this operator ({}){ignored}: {named}. {remedy}",
         Release::own(),
-        inputs.valid.image
     ))
 }
 
@@ -180,6 +189,8 @@ fn being_replaced(inputs: &Inputs<'_>) -> bool {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
+    use std::sync::Arc;
+
     use super::super::testing::{status, verdict, world};
     use crate::api::conditions::{Status, Type};
     use crate::controller::kube::Kind;
@@ -187,6 +198,18 @@ mod tests {
     use rstest::rstest;
     use serde_json::{Value, json};
     use xmpp_federation_core::edge_status::{EdgeStatus, RejectedConfig};
+
+    fn controller(generation: i64, seen: i64, revisions: (&str, &str), updated: i64) -> Arc<ExistingObject> {
+        let set = serde_json::json!({
+            "apiVersion": "apps/v1", "kind": "StatefulSet",
+            "metadata": {"name": "coluc-edge", "generation": generation},
+            "spec": {"replicas": 1},
+            "status": {"observedGeneration": seen, "updatedReplicas": updated,
+                "currentRevision": revisions.0, "updateRevision": revisions.1},
+        });
+        let set = ExistingObject::new(Kind::StatefulSet, serde_json::from_value(set).unwrap(), None);
+        Arc::new(set)
+    }
 
     #[rstest]
     // generation, seen, current and newest revision, pods of the newest
@@ -202,15 +225,7 @@ mod tests {
         #[case] reason: &str,
     ) {
         let mut world = world("", Value::Null);
-        let set = serde_json::json!({
-            "apiVersion": "apps/v1", "kind": "StatefulSet",
-            "metadata": {"name": "coluc-edge", "generation": generation},
-            "spec": {"replicas": 1},
-            "status": {"observedGeneration": seen, "updatedReplicas": updated,
-                "currentRevision": revisions.0, "updateRevision": revisions.1},
-        });
-        let set = ExistingObject::new(Kind::StatefulSet, serde_json::from_value(set).unwrap(), None);
-        world.stateful_set = Some(std::sync::Arc::new(set));
+        world.stateful_set = Some(controller(generation, seen, revisions, updated));
         assert_eq!(verdict(&world, Type::EdgeAvailable).reason.as_str(), reason);
     }
 
@@ -278,6 +293,27 @@ mod tests {
                 verdict.message
             );
         }
+    }
+
+    #[rstest]
+    #[case::a_roll_out_goes_on(None, 0, "They are replaced by the roll-out")]
+    #[case::none_goes_on(None, 1, "if they stay, correct EDGE_IMAGE of the operator")]
+    #[case::an_image_is_given(
+        Some("registry.example/edge:other"),
+        0,
+        "set spec.edge.image to that of the operator's"
+    )]
+    fn the_remedy_for_pods_of_another_release_is_of_its_cause(
+        #[case] image: Option<&str>,
+        #[case] updated: i64,
+        #[case] says: &str,
+    ) {
+        let mut world = world("/edge/image", json!(image));
+        status(&mut world).version = Some("0.0.9".to_owned());
+        world.stateful_set = Some(controller(3, 3, ("b", "c"), updated));
+        let message = verdict(&world, Type::EdgeAvailable).message;
+        assert!(message.contains(says), "{message}");
+        assert_eq!(message.contains("spec.edge.image"), image.is_some(), "{message}");
     }
 
     #[test]

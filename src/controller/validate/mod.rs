@@ -53,6 +53,8 @@ pub struct ValidSpec {
     pub component_ids: Vec<ComponentId>,
     pub replicas: u16,
     pub image: String,
+    /// The spec gives it.
+    pub image_given: bool,
     /// When it is pulled.
     pub pull_policy: Option<PullPolicy>,
     pub service: ServiceSpec,
@@ -221,6 +223,7 @@ pub fn run<'a>(
         certificate_names,
         component_ids,
         replicas,
+        image_given: spec.edge.image.is_some(),
         image: spec.edge.image.clone().unwrap_or_else(|| settings.edge_image.clone()),
         pull_policy: spec.edge.image_pull_policy,
         service: spec.edge.service.clone(),
