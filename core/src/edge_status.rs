@@ -1,14 +1,12 @@
 //! What an edge shows at `/status` of its admin port; nothing personal.
 //!
 //! Edge and operator may be of different releases. A later edge may add fields and words; a field without a default is never
-//! taken away.
+//! taken away. Names are plain texts, so a spelling that only a later release knows makes no status unreadable.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
-
-use crate::{ComponentId, Domain};
 
 /// The whole answer.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -122,7 +120,7 @@ pub struct LinkStatus {
     /// Address dialled.
     pub address: String,
     /// The component id used.
-    pub component_id: ComponentId,
+    pub component_id: String,
     /// What it is doing.
     pub state: StateWord,
     /// RFC 3339 time since when.
@@ -183,7 +181,7 @@ pub struct ReturnedStanzas {
 #[serde(rename_all = "camelCase")]
 pub struct Sighting {
     /// The announced component.
-    pub component_id: ComponentId,
+    pub component_id: String,
     /// The announcement.
     #[serde(flatten)]
     pub announced: RouterAnnouncement,
@@ -271,10 +269,10 @@ impl fmt::Display for StateWord {
 #[serde(rename_all = "camelCase")]
 pub struct PartnerFailure {
     /// The remote domain.
-    pub domain: Domain,
+    pub domain: String,
     /// The hosted domain, if others may reach the partner; absent: all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub local: Option<Domain>,
+    pub local: Option<String>,
     /// Stage and reason as a sentence.
     pub reason: String,
     /// RFC 3339 time of the first failure since it last worked.

@@ -457,3 +457,16 @@ fn the_status_of_a_later_edge_is_read_and_its_words_are_kept() {
     assert_eq!(status.links[1].reason.as_deref(), Some("the node sleeps"));
     assert_eq!(status.refused.peers["posture"], 3);
 }
+
+#[test]
+fn names_that_only_a_later_edge_spells_so_are_kept_as_they_are() {
+    let text = fixture("later", "status.json").replace("vngtp.lab", "*.vngtp.lab");
+    let text = text.replacen("cm-2_s2scp-1.eft", "CM-2/S2S:eft", 1);
+    let status: EdgeStatus = serde_json::from_str(&text).unwrap();
+    assert_eq!(status.failing_partners[0].domain, "*.vngtp.lab");
+    let ids: Vec<_> = status.links.iter().map(|link| link.component_id.as_str()).collect();
+    assert_eq!(
+        ids,
+        ["CM-2/S2S:eft-xwye-a-coluc-com", "cm-2_s2scp-1.eft-xwye-a-coluc-com"]
+    );
+}

@@ -23,8 +23,8 @@ use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
-use xmpp_federation_core::Release;
 use xmpp_federation_core::edge_status::EdgeStatus;
+use xmpp_federation_core::{Domain, Release};
 
 use crate::reload::Rejection;
 use crate::runtime::Edge;
@@ -60,7 +60,8 @@ impl Admin {
     pub fn status(&self) -> EdgeStatus {
         let live = self.edge.live();
         let mut failing_partners = self.edge.registry.failing_partners();
-        failing_partners.retain(|failure| live.policy.is_partner(&failure.domain));
+        failing_partners
+            .retain(|failure| Domain::parse(&failure.domain).is_ok_and(|domain| live.policy.is_partner(&domain)));
         EdgeStatus {
             version: Some(Release::own().to_string()),
             written_by: live.config.written_by.as_ref().map(ToString::to_string),

@@ -144,33 +144,38 @@ fn links_seen(entry: &str, pods: &[EdgePod]) -> Vec<Link> {
         .filter_map(|pod| Some((pod.asked, pod.status.as_ref().ok()?)))
         .flat_map(|(asked, status)| status.links.iter().map(move |link| (asked, link)))
         .filter(|(_, link)| link.router == entry)
-        .map(|(asked, link)| Link {
-            node: link.node.clone(),
-            component_id: link.component_id.clone(),
-            up: link.state == LinkState::Up,
-            bouncing: link
-                .returned
-                .as_ref()
-                .filter(|returned| returned.everything)
-                .map(|returned| returned.condition.clone()),
-            opened: link.open_seconds.map(|seconds| LinkAge { asked, seconds }),
-            announced: announced(link),
+        .filter_map(|(asked, link)| {
+            let component_id: ComponentId = link.component_id.parse().ok()?;
+            Some(Link {
+                node: link.node.clone(),
+                up: link.state == LinkState::Up,
+                bouncing: link
+                    .returned
+                    .as_ref()
+                    .filter(|returned| returned.everything)
+                    .map(|returned| returned.condition.clone()),
+                opened: link.open_seconds.map(|seconds| LinkAge { asked, seconds }),
+                announced: announced(link, &component_id),
+                component_id,
+            })
         })
         .collect()
 }
 
 /// What a link shows of the announcements of its node's router. Of the component that is linked
 /// there only `announced` tells: what came over the link itself is another node's.
-fn announced(link: &LinkStatus) -> Vec<Announcement> {
+fn announced(link: &LinkStatus, component_id: &ComponentId) -> Vec<Announcement> {
     let own = link.announced.as_ref().map(|announced| Announcement {
-        component_id: link.component_id.clone(),
+        component_id: component_id.clone(),
         gateway: announced.gateway,
     });
     let sightings = link.sightings.iter();
     let others = sightings.filter(|sighting| sighting.component_id != link.component_id);
-    let others = others.map(|sighting| Announcement {
-        component_id: sighting.component_id.clone(),
-        gateway: sighting.announced.gateway,
+    let others = others.filter_map(|sighting| {
+        Some(Announcement {
+            component_id: sighting.component_id.parse().ok()?,
+            gateway: sighting.announced.gateway,
+        })
     });
     own.into_iter().chain(others).collect()
 }

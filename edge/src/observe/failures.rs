@@ -304,8 +304,8 @@ impl Failures {
     pub(crate) fn failing(&self) -> Vec<PartnerFailure> {
         let all = self.partners.iter().chain(&self.strangers);
         let told = |domain: &Domain, local: Option<&Domain>, failing: &FailingSince| PartnerFailure {
-            domain: domain.clone(),
-            local: local.cloned(),
+            domain: domain.to_string(),
+            local: local.map(Domain::to_string),
             reason: failing.reason.clone(),
             since: failing.since.to_string(),
         };
@@ -478,7 +478,7 @@ mod tests {
             let failing = failures.failing().into_iter();
             failing.map(|one| (one.local, one.reason)).collect::<Vec<_>>()
         };
-        let refused = (Some(bad.clone()), "refused".to_owned());
+        let refused = (Some(bad.to_string()), "refused".to_owned());
         failures.failed(&partner, Some(&bad), true, true, "refused".into());
         failures.works(&partner, &good);
         assert_eq!(told(&failures), std::slice::from_ref(&refused));

@@ -97,9 +97,9 @@ impl LinkEntry {
     pub(super) fn sight(&self, component_id: &ComponentId, announced: Option<RouterAnnouncement>) {
         let mut status = self.status.lock();
         let sightings = &mut status.sightings;
-        sightings.retain(|known| known.component_id != *component_id);
+        sightings.retain(|known| known.component_id != component_id.as_str());
         sightings.extend(announced.map(|announced| Sighting {
-            component_id: component_id.clone(),
+            component_id: component_id.to_string(),
             announced,
         }));
     }

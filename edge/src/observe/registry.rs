@@ -441,7 +441,7 @@ impl Registry {
     ) {
         let (router, own) = {
             let status = over.status.lock();
-            (status.router.clone(), status.component_id == *component_id)
+            (status.router.clone(), status.component_id == component_id.as_str())
         };
         let nodes: Vec<_> = self
             .links
@@ -449,7 +449,7 @@ impl Registry {
             .iter()
             .filter(|link| {
                 let status = link.status.lock();
-                status.router == router && status.component_id == *component_id
+                status.router == router && status.component_id == component_id.as_str()
             })
             .cloned()
             .collect();

@@ -273,7 +273,7 @@ impl Routers {
                     router: router.name.clone(),
                     node: endpoint.name.clone(),
                     address: endpoint.address.to_string(),
-                    component_id: id.clone(),
+                    component_id: id.to_string(),
                     state: LinkState::Connecting.into(),
                     since: jiff::Timestamp::now().to_string(),
                     reason: None,

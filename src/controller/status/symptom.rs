@@ -89,7 +89,7 @@ fn node<'a>(inputs: &Inputs<'a>, link: &LinkStatus) -> Option<&'a NodeReport> {
 
 fn stands(report: &Report, link: &LinkStatus) -> bool {
     let mut slots = report.slots.iter();
-    slots.any(|slot| slot.component_id == link.component_id && slot.registered)
+    slots.any(|slot| slot.component_id.as_str() == link.component_id && slot.registered)
 }
 
 impl Symptom {

@@ -194,7 +194,7 @@ pub fn status(world: &mut World) -> &mut Told {
 
 /// What IM and Presence is found to be: one node, whose router runs.
 pub fn report(registered: bool, in_sync: bool, routers: imp::Verdict) -> Report {
-    let id = link(LinkState::Up).component_id;
+    let id = link(LinkState::Up).component_id.parse().unwrap();
     Report {
         barred: false,
         axl_authenticated: imp::Verdict::yes(ImpReason::Authenticated, "accepted"),
