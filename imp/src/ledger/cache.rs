@@ -45,10 +45,15 @@ struct Files {
     by_publisher: BTreeMap<String, Content>,
     /// Publishers of ledgers whose last write failed: it may have been done all the same.
     doubtful: BTreeSet<String>,
+    /// Publishers of ledgers that are being written: the store may know of it before the answer is heard.
+    writing: BTreeSet<String>,
+    /// As this process wrote them last.
+    written: BTreeMap<String, Arc<LedgerFile>>,
 }
 
 impl Files {
-    /// Takes in a text that the store knows.
+    /// Takes in a text that the store knows. One that somebody else wrote while this process runs is distrusted: it may be
+    /// an older one, whose requests were served since.
     fn take(&mut self, publisher: &str, stored: &StoredText) -> Content {
         let version = StoredVersion::from(stored);
         let known = self.by_publisher.get(publisher);
@@ -59,20 +64,38 @@ impl Files {
             Some(Err(unreadable)) => unreadable.claim.clone(),
             None => Claim::Unknown,
         };
-        let content = LedgerFile::of(publisher, Some(stored))
-            .map(Arc::new)
-            .map_err(|sentence| {
-                let claim = match Claim::in_text(&stored.data) {
-                    Claim::Unknown => before,
-                    claim => claim,
-                };
-                Arc::new(UnreadableLedger {
-                    publisher: publisher.to_owned(),
-                    sentence,
-                    version,
-                    claim,
-                })
-            });
+        let by_us = self.doubtful.contains(publisher) || self.writing.contains(publisher);
+        let strange = |file: &LedgerFile| match known {
+            _ if by_us => false,
+            Some(Ok(known)) => known.ledger != file.ledger,
+            Some(Err(_)) => true,
+            None => false,
+        };
+        let own = self
+            .written
+            .get(publisher)
+            .filter(|own| own.version() == Some(&version));
+        let read = |own: Option<&Arc<LedgerFile>>| match own {
+            Some(own) => Ok(Arc::clone(own)),
+            None => LedgerFile::of(publisher, Some(stored)).map(|mut file| {
+                if strange(&file) {
+                    file.ledger.distrust();
+                }
+                Arc::new(file)
+            }),
+        };
+        let content = read(own).map_err(|sentence| {
+            let claim = match Claim::in_text(&stored.data) {
+                Claim::Unknown => before,
+                claim => claim,
+            };
+            Arc::new(UnreadableLedger {
+                publisher: publisher.to_owned(),
+                sentence,
+                version,
+                claim,
+            })
+        });
         self.by_publisher.insert(publisher.to_owned(), content.clone());
         content
     }
@@ -144,8 +167,9 @@ impl LedgerCache {
         let stored = self.store.read(&name).await?;
         let vanished = {
             let mut files = self.files.lock();
+            let seen = files.see(publisher, stored.as_ref());
             files.doubtful.remove(publisher);
-            match files.see(publisher, stored.as_ref()) {
+            match seen {
                 Some(content) => return readable(content),
                 None => files.owned(publisher).cloned(),
             }
@@ -172,11 +196,14 @@ impl LedgerCache {
     pub async fn save(&self, file: &mut Arc<LedgerFile>, ledger: Ledger) -> Result<(), StoreError> {
         let publisher = file.ledger.publisher.clone();
         let mut next = (**file).clone();
+        self.files.lock().writing.insert(publisher.clone());
         let result = next.save(&*self.store, ledger).await;
         let mut files = self.files.lock();
+        files.writing.remove(&publisher);
         if result.is_ok() {
             *file = Arc::new(next);
             files.doubtful.remove(&publisher);
+            files.written.insert(publisher.clone(), Arc::clone(file));
             files.by_publisher.insert(publisher, Ok(Arc::clone(file)));
         } else {
             files.doubtful.insert(publisher);
@@ -361,6 +388,10 @@ mod tests {
             self.store.look();
         }
 
+        async fn is_distrusted(&self) -> bool {
+            self.cache.get(PUBLISHER).await.unwrap().ledger.restored
+        }
+
         async fn names(&self) -> Vec<String> {
             let file = self.cache.get(PUBLISHER).await.unwrap();
             file.ledger.known_as.iter().cloned().collect()
@@ -381,7 +412,9 @@ mod tests {
         assert!(newer.is_none());
         bench.edit("").await;
         let newer = bench.cache.newer(PUBLISHER, Some(&bench.file)).await.unwrap();
-        assert_eq!(newer.unwrap().ledger, bench.named("two"));
+        let mut strange = bench.named("two");
+        strange.distrust();
+        assert_eq!(newer.unwrap().ledger, strange);
         let change = bench.cache.changed(&ledger_name(PUBLISHER)).unwrap();
         assert_eq!(change.owners, BTreeSet::from([desired().owner]));
         assert!(change.known_as.contains("two") && !change.freed);
@@ -441,5 +474,36 @@ mod tests {
         *bench.store.dead.lock() = false;
         // The watch does not tell of it yet.
         assert_eq!(bench.names().await, ["two"]);
+        assert!(!bench.is_distrusted().await);
+    }
+
+    #[tokio::test]
+    async fn an_older_text_that_is_put_back_proves_nothing_and_asks_for_nothing() {
+        for broken in [false, true] {
+            let mut bench = Bench::new().await;
+            let older = bench.store.texts.get(&ledger_name(PUBLISHER)).unwrap().unwrap();
+            bench.save("two").await.unwrap();
+            assert!(!bench.is_distrusted().await);
+            if broken {
+                bench.edit("{").await;
+                assert!(bench.cache.get(PUBLISHER).await.is_err());
+            }
+            bench.edit(&older.data).await;
+            assert_eq!(bench.names().await, ["one"]);
+            assert!(bench.is_distrusted().await);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_ledger_whose_text_nobody_changed_is_trusted() {
+        let bench = Bench::new().await;
+        let same = bench.store.texts.get(&ledger_name(PUBLISHER)).unwrap().unwrap();
+        bench.edit(&same.data).await;
+        assert!(!bench.is_distrusted().await);
+        let other = LedgerCache::new(Arc::clone(&bench.store) as Arc<dyn LedgerStore>);
+        assert!(
+            !other.get(PUBLISHER).await.unwrap().ledger.restored,
+            "what a process finds"
+        );
     }
 }

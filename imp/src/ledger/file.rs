@@ -153,7 +153,7 @@ fn parse(name: &str, stored: &StoredText) -> Result<Ledger, String> {
     }
     let unreadable = |error: &serde_json::Error| {
         format!(
-            "ConfigMap {name} is not readable ({error}); restore it as it was last, as an older text may have routers restarted once more, or delete it: rows in IM&P are then foreign and have to be adopted by annotation"
+            "ConfigMap {name} is not readable ({error}); restore it (rows are then ours, and nothing in it restarts a router), or delete it: rows in IM&P are then foreign and have to be adopted by annotation"
         )
     };
     let schema: SchemaOnly = serde_json::from_str(&stored.data).map_err(|error| unreadable(&error))?;
