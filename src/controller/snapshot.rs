@@ -151,7 +151,9 @@ impl<T: PartialEq> Snapshot<T> {
         if objects.deleted.len() >= DELETIONS {
             objects.deleted.clear();
         }
-        objects.deleted.insert(name.clone(), version);
+        // A list may have shown that a younger one is gone.
+        let gone = objects.deleted.entry(name.clone()).or_default();
+        *gone = version.max(*gone);
         let known = objects.held.remove(name).is_some();
         objects.changes += u64::from(known);
         known
@@ -244,6 +246,18 @@ mod tests {
         assert!(snapshot.get(&name("a", "written")).is_none());
         snapshot.answered(&name("a", "written"), "7", 7, snapshot.lists());
         assert!(snapshot.get(&name("a", "written")).is_some());
+    }
+
+    #[test]
+    fn what_a_list_has_shown_to_be_gone_does_not_come_back_older() {
+        let (snapshot, object) = (Snapshot::default(), name("a", "one"));
+        snapshot.list_begins(&None);
+        snapshot.answered(&object, "4", 4, snapshot.lists());
+        snapshot.list_ends(&None);
+        // The watch goes on from the list, and comes by what happened before the write.
+        snapshot.gone(&object, "2");
+        assert!(!snapshot.see(&object, "3", 3));
+        assert!(snapshot.see(&object, "4", 4));
     }
 
     /// What happens between an API server, a watch per namespace, and an operator that writes.
