@@ -6,7 +6,6 @@ use jiff::Timestamp;
 use super::driver::Manager;
 use super::ledger::cache::{AllLedgers, UnreadableLedger};
 use crate::desired::Sibling;
-use crate::ledger::Ledger;
 use crate::pkid::Pkid;
 use crate::records::{ActionKind, ActionRecord, Outcome, RowRecord};
 use crate::report::Registration;
@@ -53,14 +52,16 @@ impl Manager {
                 };
             }
         };
-        let is_ours = |ledger: &Ledger| ledger.owner.as_ref().is_some_and(|owner| owner.uid == owner_uid);
         // Until an entry has answered to this process, every cluster of ours that its name ever led to may be meant.
         // Names are given to new machines, so clusters of others tell nothing of it.
         let known = |entry: &Sibling| {
             if let Some(pkid) = self.pkid_of(owner_uid, entry) {
                 return vec![pkid];
             }
-            let ledgers = files.iter().map(|file| &file.ledger).filter(|ledger| is_ours(ledger));
+            let ledgers = files
+                .iter()
+                .map(|file| &file.ledger)
+                .filter(|ledger| ledger.is_of(owner_uid));
             let had_it = ledgers.filter(|ledger| ledger.known_as.contains(&entry.publisher));
             had_it.map(|ledger| ledger.publisher.clone()).collect()
         };
@@ -77,7 +78,7 @@ impl Manager {
         let known = files
             .iter()
             .map(|file| &file.ledger)
-            .filter(|ledger| is_ours(ledger))
+            .filter(|ledger| ledger.is_of(owner_uid))
             .filter(|ledger| !is_wanted(&ledger.publisher))
             .map(|ledger| DroppedRecord {
                 publisher: ledger.publisher.clone(),
@@ -107,7 +108,7 @@ impl Manager {
     pub async fn give_up(&self, owner_uid: &str, publisher: &str, why: &str, at: Timestamp) -> Result<(), StoreError> {
         let mut file = self.ledgers().get(publisher).await?;
         let mut ledger = file.ledger.clone();
-        if ledger.owner.as_ref().is_none_or(|o| o.uid != owner_uid) {
+        if !ledger.is_of(owner_uid) {
             return Ok(());
         }
         ledger.owner = None;
@@ -131,6 +132,7 @@ impl Manager {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
+    use crate::ledger::Ledger;
     use std::net::IpAddr;
     use std::sync::Arc;
 

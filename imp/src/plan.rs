@@ -197,7 +197,7 @@ impl<'a> PlanInput<'a> {
             fresh: self.fresh,
         };
         // What a former resource left on purpose is for the next one that is active.
-        let touches = self.desired.activation == Activation::Active || ledger.is_of(&self.desired.owner);
+        let touches = self.desired.activation == Activation::Active || ledger.is_of(&self.desired.owner.uid);
         let action = match touches.then(|| comparison.next()).transpose() {
             Ok(action) => action.flatten(),
             Err(blocked) => return wait(WaitReason::Blocked(blocked), until),

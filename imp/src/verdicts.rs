@@ -56,7 +56,7 @@ impl ReportInput<'_> {
             table: self.seen.table.map(|table| table.to_string()),
             nodes: self.nodes(),
             recorded_nodes: ours.map_or_else(Vec::new, Ledger::node_names),
-            registrations: registrations(ours.filter(|ledger| ledger.is_of(&self.desired.owner))),
+            registrations: registrations(ours.filter(|ledger| ledger.is_of(&self.desired.owner.uid))),
             slots: self
                 .desired
                 .component_ids
@@ -103,7 +103,7 @@ impl ReportInput<'_> {
                 return Reason::Prepared.yes(format!("No rows are wanted in {table}, and none of ours is there"));
             }
             let ids: Vec<&str> = ledger.rows.values().map(|row| row.component_id.as_str()).collect();
-            if !ledger.is_of(&self.desired.owner) {
+            if !ledger.is_of(&self.desired.owner.uid) {
                 return Reason::Prepared.yes(format!(
                     "No rows are wanted in {table}; those of {}, which a former resource left, are for the next one that is active",
                     ids.join(", ")

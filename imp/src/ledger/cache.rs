@@ -55,11 +55,10 @@ impl Files {
     /// Takes in a text that the store knows. One that somebody else wrote while this process runs is distrusted: it may be
     /// an older one, whose requests were served since.
     fn take(&mut self, publisher: &str, stored: &StoredText) -> Content {
-        let version = StoredVersion::from(stored);
         let known = self.by_publisher.get(publisher);
         let before = match known {
-            Some(Ok(file)) if file.version() == Some(&version) => return Ok(Arc::clone(file)),
-            Some(Err(unreadable)) if unreadable.version == version => return Err(Arc::clone(unreadable)),
+            Some(Ok(file)) if file.is_of_version(stored) => return Ok(Arc::clone(file)),
+            Some(Err(unreadable)) if unreadable.version.is_of(stored) => return Err(Arc::clone(unreadable)),
             Some(Ok(file)) => Claim::of(&file.ledger),
             Some(Err(unreadable)) => unreadable.claim.clone(),
             None => Claim::Unknown,
@@ -71,10 +70,7 @@ impl Files {
             Some(Err(_)) => true,
             None => false,
         };
-        let own = self
-            .written
-            .get(publisher)
-            .filter(|own| own.version() == Some(&version));
+        let own = self.written.get(publisher).filter(|own| own.is_of_version(stored));
         let read = |own: Option<&Arc<LedgerFile>>| match own {
             Some(own) => Ok(Arc::clone(own)),
             None => LedgerFile::of(publisher, Some(stored)).map(|mut file| {
@@ -92,7 +88,7 @@ impl Files {
             Arc::new(UnreadableLedger {
                 publisher: publisher.to_owned(),
                 sentence,
-                version,
+                version: StoredVersion::from(stored),
                 claim,
             })
         });
@@ -240,9 +236,8 @@ impl LedgerCache {
 
     /// The one of that resource for which this holds.
     pub fn of_owner(&self, uid: &str, is_it: impl Fn(&Ledger) -> bool) -> Result<Option<Arc<LedgerFile>>, StoreError> {
-        let ours = |ledger: &Ledger| ledger.owner.as_ref().is_some_and(|owner| owner.uid == uid);
         let mut files = self.all()?.readable.into_iter();
-        Ok(files.find(|file| ours(&file.ledger) && is_it(&file.ledger)))
+        Ok(files.find(|file| file.ledger.is_of(uid) && is_it(&file.ledger)))
     }
 
     /// The text of that name changed in the store; `None`: it is no ledger.

@@ -30,6 +30,13 @@ impl From<&StoredText> for StoredVersion {
     }
 }
 
+impl StoredVersion {
+    /// Whether that text is this version.
+    pub fn is_of(&self, stored: &StoredText) -> bool {
+        self.version == stored.version && self.uid == stored.uid
+    }
+}
+
 /// The text: a ledger knows the object it was written into.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -68,9 +75,9 @@ impl LedgerFile {
         Ok(Self { ledger, name, stored })
     }
 
-    /// The version that it is; `None`: it is not stored.
-    pub const fn version(&self) -> Option<&StoredVersion> {
-        self.stored.as_ref()
+    /// Whether it was read from that version, or written as it.
+    pub fn is_of_version(&self, stored: &StoredText) -> bool {
+        self.stored.as_ref().is_some_and(|version| version.is_of(stored))
     }
 
     /// Whether both are the same version of the same object.

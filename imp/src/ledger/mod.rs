@@ -197,14 +197,14 @@ impl Ledger {
         self.owner.as_ref().filter(|other| other.uid != owner.uid)
     }
 
-    /// Whether that resource has the cluster.
-    pub fn is_of(&self, owner: &Owner) -> bool {
-        self.owner.as_ref().is_some_and(|o| o.uid == owner.uid)
+    /// Whether the resource with that UID has the cluster.
+    pub fn is_of(&self, uid: &str) -> bool {
+        self.owner.as_ref().is_some_and(|owner| owner.uid == uid)
     }
 
     /// The resource gives the cluster up, where it has it and no row of ours is left.
     pub fn free(&mut self, owner: &Owner) {
-        if self.is_of(owner) && self.rows.is_empty() {
+        if self.is_of(&owner.uid) && self.rows.is_empty() {
             self.owner = None;
             self.rounds.clear();
             self.readable = None;

@@ -57,7 +57,7 @@ impl Machine {
         let record = self.ledger.as_ref()?;
         self.seen.barred = self.exclusion(record, desired);
         let mut ledger = record.clone();
-        if self.seen.barred.is_none() && record.is_of(&desired.owner) {
+        if self.seen.barred.is_none() && record.is_of(&desired.owner.uid) {
             self.note_unsent(&mut ledger);
         }
         #[cfg(test)]

@@ -29,7 +29,7 @@ impl Machine {
         let barred = self.seen.barred.is_some();
         let ledger = self.ledger.as_ref();
         let of_others =
-            |ledger: &Ledger| !ledger.is_of(&desired.owner) && (ledger.owner.is_some() || !ledger.rows.is_empty());
+            |ledger: &Ledger| !ledger.is_of(&desired.owner.uid) && (ledger.owner.is_some() || !ledger.rows.is_empty());
         let of_others = self.ledger_error.is_none() && ledger.is_some_and(of_others);
         let done = !barred && (of_others || freed);
         let table = self.seen.table.map(Table::name);
