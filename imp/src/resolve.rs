@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 
 /// Asks the servers that `/etc/resolv.conf` names, each time anew.
-#[derive(Clone, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct SystemResolver(Arc<Mutex<Option<TokioResolver>>>);
 
 /// Why a name has no address.

@@ -13,6 +13,7 @@ use super::plan::{Accounts, Plan, UserPassword};
 use super::{password, report::PreflightReport};
 use crate::access::{NodeAddress, ServerTrust};
 use crate::http;
+use crate::resolve::SystemResolver;
 
 /// Environment variable with the password.
 const PASSWORD: &str = "IMP_PASSWORD";
@@ -160,6 +161,7 @@ impl Options {
             prove_write: self.prove_write,
             time_limit: Duration::from_secs(self.timeout),
             call_limit: Duration::from_secs(self.call_timeout),
+            resolver: SystemResolver::default(),
         })
     }
 

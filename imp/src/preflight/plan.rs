@@ -6,6 +6,7 @@ use std::time::Duration;
 use xmpp_federation_core::{ComponentId, SecretBytes};
 
 use crate::access::{AxlVersion, Credentials, NodeAddress, SecretVersion, ServerTrust, Target};
+use crate::resolve::SystemResolver;
 
 /// How long a port may take to answer.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -43,6 +44,8 @@ pub struct Plan {
     pub prove_write: bool,
     pub time_limit: Duration,
     pub call_limit: Duration,
+    /// What finds hosts without a given address.
+    pub resolver: SystemResolver,
 }
 
 impl Plan {

@@ -18,7 +18,6 @@ use super::plan::{CONNECT_TIMEOUT, Plan};
 use super::report::{Check, CheckRow, PreflightReport};
 use crate::access::ServerTrust;
 use crate::http;
-use crate::resolve::SystemResolver;
 
 /// A clock that differs by more is worth a warning.
 const SKEW: i64 = 60;
@@ -64,7 +63,7 @@ async fn addresses(plan: &Plan, host: &str) -> Result<Vec<IpAddr>, String> {
     if let Ok(address) = host.parse() {
         return Ok(vec![address]);
     }
-    match tokio::time::timeout(CONNECT_TIMEOUT, SystemResolver::default().addresses(host)).await {
+    match tokio::time::timeout(CONNECT_TIMEOUT, plan.resolver.addresses(host)).await {
         Err(_) => Err("DNS did not answer in time".to_owned()),
         Ok(Err(error)) => Err(error.to_string()),
         Ok(Ok(found)) => {

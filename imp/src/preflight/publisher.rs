@@ -17,7 +17,6 @@ use crate::counter::Uncounted;
 use crate::error::{CallError, CallErrorKind, Interface};
 use crate::http::Caller;
 use crate::pkid::Pkid;
-use crate::resolve::SystemResolver;
 use crate::store::MemoryStore;
 
 /// Most rows and nodes that are listed in one finding.
@@ -38,13 +37,7 @@ impl Access {
         let target = plan.target()?;
         let logins = Logins::new(Arc::new(MemoryStore::default()), Arc::new(SystemClock));
         // The trust was judged with the command line; nothing else in it can be wrong.
-        let caller = Caller::new(
-            &target,
-            SystemResolver::default(),
-            Arc::new(logins),
-            Arc::new(Uncounted),
-        )
-        .ok()?;
+        let caller = Caller::new(&target, plan.resolver.clone(), Arc::new(logins), Arc::new(Uncounted)).ok()?;
         Some(Self {
             caller,
             axl: Account::new(target.axl.clone()),
