@@ -267,10 +267,7 @@ impl Target<'_> {
             self.check(kind, name, found)?;
             let same = (hash.clone(), found.digest);
             let known = self.sent.with(uid, |sent| sent.objects.get(&key) == Some(&same));
-            if known {
-                return Ok(None);
-            }
-            if found.has(&body, &hash) {
+            if known || found.has(&body, &hash) {
                 return Ok(None);
             }
             // Refused if the object was deleted and made anew by somebody else since.

@@ -10,7 +10,7 @@ use rstest::rstest;
 use serde_json::{Value, json};
 
 use super::execute::{DroppedCleanups, PendingCleanup};
-use super::testing::dropped;
+use super::testing::{dropped, failed};
 use super::*;
 use crate::api::{FINALIZER, request};
 use crate::controller::context::Context;
@@ -135,17 +135,6 @@ impl Bench {
         let text = self.store.get(LEDGER).unwrap().unwrap();
         let ledger: Value = serde_json::from_str(&text.data).unwrap();
         ledger.pointer("/ledger/owner/uid").is_some()
-    }
-}
-
-fn failed() -> Removal {
-    Removal {
-        done: false,
-        removed: false,
-        message: "no answer".to_owned(),
-        rows_left: Vec::new(),
-        events: Vec::new(),
-        requeue_after: Duration::ZERO,
     }
 }
 

@@ -396,6 +396,18 @@ mod testing {
         }
     }
 
+    /// A try that came to nothing.
+    pub fn failed() -> Removal {
+        Removal {
+            done: false,
+            removed: false,
+            message: "no answer".to_owned(),
+            rows_left: Vec::new(),
+            events: Vec::new(),
+            requeue_after: Duration::ZERO,
+        }
+    }
+
     pub fn at(seconds: i64) -> Timestamp {
         Timestamp::from_second(1_700_000_000 + seconds).unwrap()
     }

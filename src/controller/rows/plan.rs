@@ -213,7 +213,7 @@ enum Obstacle {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
     use super::super::execute::LeftoverRows;
-    use super::super::testing::{ROW, at, dropped};
+    use super::super::testing::{ROW, at, dropped, failed};
     use super::*;
     use crate::api::FINALIZER;
     use crate::controller::testing::{owner, spec_with};
@@ -260,17 +260,6 @@ mod tests {
             rows: vec![ROW.to_owned()],
         };
         format!("{:?}", left.report(&owner()))
-    }
-
-    fn failed() -> Removal {
-        Removal {
-            done: false,
-            removed: false,
-            message: "no answer".to_owned(),
-            rows_left: Vec::new(),
-            events: Vec::new(),
-            requeue_after: Duration::ZERO,
-        }
     }
 
     #[rstest]
