@@ -1,10 +1,8 @@
 //! What was done is told four times: event, log line, recent action, count.
 
-use std::io::Write;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use testkit_simulator::FaultOptions;
-use tracing_subscriber::fmt::MakeWriter;
 use xmpp_federation_core::Activation;
 use xmpp_federation_imp::Manager;
 
@@ -15,54 +13,19 @@ use xmpp_federation_imp::store::LedgerStore;
 use xmpp_federation_imp::testing::Unguarded;
 use xmpp_federation_operator::runtime::metrics::Metrics;
 
+use crate::log::Log;
 use crate::support::{Bench, PUBLISHER, SUBSCRIBER, id, quick, quick_timings};
 
-/// The log of one test, as JSON lines.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
-impl MakeWriter<'_> for Log {
-    type Writer = Self;
-
-    fn make_writer(&self) -> Self {
-        self.clone()
-    }
-}
-
-impl Log {
-    /// Takes what this thread logs.
-    fn here(&self) -> tracing::subscriber::DefaultGuard {
-        let subscriber = tracing_subscriber::fmt()
-            .json()
-            .flatten_event(true)
-            .with_writer(self.clone())
-            .finish();
-        tracing::subscriber::set_default(subscriber)
-    }
-
-    /// The lines of that action: subject, reason, outcome.
-    fn actions(&self, action: &str) -> Vec<(String, String, String)> {
-        let text = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
-        text.lines()
-            .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap())
-            .filter(|line| line["message"] == "IM&P action" && line["action"] == action)
-            .map(|line| {
-                let field = |name: &str| line[name].as_str().unwrap().to_owned();
-                (field("subject"), field("reason"), field("outcome"))
-            })
-            .collect()
-    }
+/// The lines of that action: subject, reason, outcome.
+fn actions(log: &Log, action: &str) -> Vec<(String, String, String)> {
+    log.lines()
+        .into_iter()
+        .filter(|line| line["message"] == "IM&P action" && line["action"] == action)
+        .map(|line| {
+            let field = |name: &str| line[name].as_str().unwrap().to_owned();
+            (field("subject"), field("reason"), field("outcome"))
+        })
+        .collect()
 }
 
 /// Counts what the operator of the bench does.
@@ -101,8 +64,7 @@ fn told(bench: &Bench, report: &Report, log: &Log, (action, reason): (&str, Reas
     assert_eq!(recent.len(), 1, "{action}: {:#?}", report.recent_actions);
     let one = format!("{}: {}", recent[0].reason, recent[0].outcome);
     assert!(all(&one), "{action}: {recent:#?}");
-    let lines: Vec<_> = log
-        .actions(action)
+    let lines: Vec<_> = actions(log, action)
         .into_iter()
         .filter(|(about, _, _)| about.contains(subject))
         .collect();
@@ -119,8 +81,7 @@ fn told(bench: &Bench, report: &Report, log: &Log, (action, reason): (&str, Reas
 
 #[tokio::test]
 async fn rows_and_restarts_are_told_with_reason_before_and_after() {
-    let log = Log::default();
-    let _guard = log.here();
+    let log = Log::start();
     let mut bench = Bench::start(quick()).await;
     let metrics = counted(&mut bench);
     bench.until_ready(60).await;
@@ -183,13 +144,12 @@ async fn rows_and_restarts_are_told_with_reason_before_and_after() {
 
 #[tokio::test]
 async fn a_write_whose_answer_is_lost_is_told_twice_unknown_then_done() {
-    let log = Log::default();
-    let _guard = log.here();
+    let log = Log::start();
     let mut bench = Bench::start(quick()).await;
     let metrics = counted(&mut bench);
     bench.fault("axl-reply-lost", FaultOptions::default().once().of("INSERT"));
     let report = bench.until(20, "registered", |r| !r.registrations.is_empty()).await;
-    let lines = log.actions("InsertRow");
+    let lines = actions(&log, "InsertRow");
     assert_eq!(lines.len(), 2, "{lines:#?}");
     assert!(lines[0].2.contains("had 0 rows of ours; the connection"));
     assert!(lines[1].2.contains("the table shows the row"));
@@ -209,14 +169,13 @@ async fn a_write_whose_answer_is_lost_is_told_twice_unknown_then_done() {
 
 #[tokio::test]
 async fn a_refused_restart_is_told_as_not_done() {
-    let log = Log::default();
-    let _guard = log.here();
+    let log = Log::start();
     let mut bench = Bench::start(quick()).await;
     let metrics = counted(&mut bench);
     bench.fault("restart-refused", FaultOptions::default());
     let report = bench.until_routers(30, Reason::RestartRefused).await;
     // A refusal is no reason not to ask the other node.
-    let lines = log.actions("RestartRouter");
+    let lines = actions(&log, "RestartRouter");
     let subject = lines[0].0.clone();
     told(
         &bench,
@@ -233,8 +192,7 @@ async fn a_refused_restart_is_told_as_not_done() {
 
 #[tokio::test]
 async fn an_adoption_is_told() {
-    let log = Log::default();
-    let _guard = log.here();
+    let log = Log::start();
     let mut config = quick();
     config.rows = vec![testkit_simulator::Row {
         pkid: "00000000-0000-4000-8000-000000000001".into(),

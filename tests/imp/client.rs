@@ -1,7 +1,5 @@
 //! The client itself: versions, certificates, back-off, one request at a time, and what it logs.
 
-use std::io::Write;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use testkit_simulator::{FaultOptions, ImpConfig};
@@ -11,6 +9,7 @@ use xmpp_federation_imp::reasons::Reason;
 use xmpp_federation_imp::report::{Report, Status};
 use xmpp_federation_imp::timings::Timings;
 
+use crate::log::Log;
 use crate::support::{Bench, quick, quick_timings, says};
 
 fn alone() -> ImpConfig {
@@ -145,32 +144,9 @@ async fn a_publisher_has_one_request_at_a_time_over_all_resources() {
     assert_eq!(bench.sim.most_in_flight(), 1);
 }
 
-/// What is logged.
-#[derive(Clone, Default)]
-struct Lines(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Lines {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test]
 async fn each_call_is_one_line_in_the_log_without_a_secret() {
-    let lines = Lines::default();
-    let writer = lines.clone();
-    // For the whole process, and so for the other tests too: told apart by the ports.
-    let subscriber = tracing_subscriber::fmt()
-        .json()
-        .with_env_filter("info,network=trace,xmpp_federation_operator=trace")
-        .with_writer(move || writer.clone())
-        .finish();
-    tracing::subscriber::set_global_default(subscriber).unwrap();
+    let log = Log::start();
     let mut bench = by_hand(quick(), quick_timings()).await;
     let ports: Vec<String> = bench
         .sim
@@ -189,32 +165,29 @@ async fn each_call_is_one_line_in_the_log_without_a_secret() {
     bench.desired.requests.refresh = Some("401".into());
     bench.once().await;
 
-    let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+    let text = log.text();
     // `axluser:axlpassword` and its two parts.
     for secret in ["axlpassword", "YXhsdXNlcjpheGxwYXNzd29yZA", "anotherpassword"] {
         assert!(!text.contains(secret), "{secret} is in the log");
     }
-    let told: Vec<serde_json::Value> = text
+    let told: Vec<_> = log
         .lines()
-        .map(|line| serde_json::from_str(line).unwrap())
-        .filter(|line: &serde_json::Value| {
-            matches!(line["target"].as_str(), Some("network.axl" | "network.control_center"))
-        })
+        .into_iter()
+        .filter(|line| matches!(line["target"].as_str(), Some("network.axl" | "network.control_center")))
         .filter(|line| {
-            let url = line["fields"]["url"].as_str().unwrap();
+            let url = line["url"].as_str().unwrap();
             ports.iter().any(|port| url.contains(port))
         })
         .collect();
     // What is not sent because the account rests is told too, without a status.
-    let (told, held): (Vec<_>, Vec<_>) = told.into_iter().partition(|line| line["fields"]["status"] != 0);
+    let (told, held): (Vec<_>, Vec<_>) = told.into_iter().partition(|line| line["status"] != 0);
     for line in &held {
-        let reason = line["fields"]["reason"].as_str().unwrap();
+        let reason = line["reason"].as_str().unwrap();
         assert!(reason.contains("not asked before"), "{line}");
     }
     let calls = bench.sim.calls(0);
     assert_eq!(told.len(), calls.len(), "one line per call");
     for (line, call) in told.iter().zip(&calls) {
-        let fields = &line["fields"];
         let (module, path) = match &*call.service {
             "axl" => ("network.axl", "/axl/"),
             _ => (
@@ -222,16 +195,16 @@ async fn each_call_is_one_line_in_the_log_without_a_secret() {
                 "/controlcenterservice2/services/ControlCenterServices",
             ),
         };
-        assert_eq!(fields["module"], module, "{line}");
-        let url = fields["url"].as_str().unwrap();
+        assert_eq!(line["module"], module, "{line}");
+        let url = line["url"].as_str().unwrap();
         assert!(url.starts_with("https://") && url.ends_with(path), "{line}");
-        assert_eq!(fields["function"], call.operation.as_str(), "{line}");
-        assert_eq!(fields["status"], call.status, "{line}");
-        let reason = fields["reason"].as_str().unwrap();
+        assert_eq!(line["function"], call.operation.as_str(), "{line}");
+        assert_eq!(line["status"], call.status, "{line}");
+        let reason = line["reason"].as_str().unwrap();
         assert_eq!(reason == "None", call.status == 200, "{line}");
-        assert!(fields["duration_ms"].is_u64(), "{line}");
+        assert!(line["duration_ms"].is_u64(), "{line}");
     }
     for status in [200, 401, 403, 500, 599] {
-        assert!(told.iter().any(|line| line["fields"]["status"] == status), "{status}");
+        assert!(told.iter().any(|line| line["status"] == status), "{status}");
     }
 }

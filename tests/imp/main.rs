@@ -22,6 +22,7 @@ mod faults;
 mod federation;
 mod golden;
 mod health;
+mod log;
 mod nodes;
 mod registering;
 mod restarting;

@@ -119,14 +119,7 @@ impl Lab {
 
     /// With other times on the links than a router deserves.
     pub fn start_with(live: Live, timing: Timing) -> Self {
-        static LOG: std::sync::Once = std::sync::Once::new();
-        LOG.call_once(|| {
-            let filter = tracing_subscriber::EnvFilter::from_default_env();
-            tracing_subscriber::fmt()
-                .with_env_filter(filter)
-                .with_test_writer()
-                .init();
-        });
+        super::log::subscribe();
         let listener = listen::bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let s2s = listener.local_addr().unwrap();
         let direct = listen::bind("127.0.0.1:0".parse().unwrap()).unwrap();

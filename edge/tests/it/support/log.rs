@@ -1,21 +1,42 @@
-//! What is logged on the thread of a test, where the tasks of its edge run too.
+//! What is logged on the thread of a test, where the tasks of its edge run too. All tests share one subscriber: with one for
+//! each thread, `tracing` would remember for all threads that the first thread to pass a line had nobody to read it.
 
+use std::cell::RefCell;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Once};
 use std::time::{Duration, Instant};
 
 use tracing::Level;
-use tracing::subscriber::DefaultGuard;
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::filter::{EnvFilter, dynamic_filter_fn};
+use tracing_subscriber::fmt::layer;
+use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 use super::PATIENCE;
 
-#[derive(Clone, Default)]
-struct Writer(Arc<Mutex<Vec<u8>>>);
+thread_local! {
+    static OF_THIS_THREAD: RefCell<Option<Log>> = const { RefCell::new(None) };
+}
 
-impl io::Write for Writer {
+/// The log of the thread that starts it, until that thread ends or starts another one.
+#[derive(Clone)]
+pub struct Log {
+    level: Level,
+    written: Arc<Mutex<Vec<u8>>>,
+}
+
+/// Writes to the log of the thread that writes.
+struct ThisThread;
+
+impl io::Write for ThisThread {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
+        OF_THIS_THREAD.with_borrow(|log| {
+            if let Some(log) = log {
+                log.written.lock().unwrap().extend_from_slice(bytes);
+            }
+        });
         Ok(bytes.len())
     }
     fn flush(&mut self) -> io::Result<()> {
@@ -23,29 +44,38 @@ impl io::Write for Writer {
     }
 }
 
-/// The log of this thread for as long as it is held.
-pub struct Log {
-    written: Writer,
-    _guard: DefaultGuard,
+/// From now on, logs of threads are written, and what `RUST_LOG` asks for is printed.
+pub fn subscribe() {
+    static SUBSCRIBER: Once = Once::new();
+    SUBSCRIBER.call_once(|| {
+        let asked = dynamic_filter_fn(|line, _| {
+            OF_THIS_THREAD.with_borrow(|log| log.as_ref().is_some_and(|log| *line.level() <= log.level))
+        });
+        let of_threads = layer().with_ansi(false).with_writer(|| ThisThread);
+        let printed = layer().with_test_writer();
+        tracing_subscriber::registry()
+            .with(of_threads.with_filter(asked.with_max_level_hint(LevelFilter::INFO)))
+            .with(printed.with_filter(EnvFilter::from_default_env()))
+            .init();
+        // For a line that another thread passed while the subscriber was made.
+        tracing::callsite::rebuild_interest_cache();
+    });
 }
 
 impl Log {
+    /// With lines up to that level, which is INFO at most.
     pub fn start(level: Level) -> Self {
-        let written = Writer::default();
-        let writer = written.clone();
-        let subscriber = tracing_subscriber::fmt()
-            .with_writer(move || writer.clone())
-            .with_max_level(level)
-            .with_ansi(false)
-            .finish();
-        Self {
-            written,
-            _guard: tracing::subscriber::set_default(subscriber),
-        }
+        subscribe();
+        let log = Self {
+            level,
+            written: Arc::default(),
+        };
+        OF_THIS_THREAD.set(Some(log.clone()));
+        log
     }
 
     pub fn text(&self) -> String {
-        String::from_utf8(self.written.0.lock().unwrap().clone()).unwrap()
+        String::from_utf8(self.written.lock().unwrap().clone()).unwrap()
     }
 
     pub fn lines_with(&self, text: &str) -> usize {
@@ -69,4 +99,15 @@ impl Log {
         }
         panic!("no refusal of {peer} in the log");
     }
+}
+
+#[test]
+fn a_line_is_kept_that_a_thread_without_a_log_was_the_first_to_pass() {
+    fn line() {
+        tracing::info!("a line");
+    }
+    let log = Log::start(Level::INFO);
+    std::thread::spawn(line).join().unwrap();
+    line();
+    assert_eq!(log.lines_with("a line"), 1, "{}", log.text());
 }
