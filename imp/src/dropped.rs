@@ -4,7 +4,7 @@
 use jiff::Timestamp;
 
 use super::driver::Manager;
-use super::ledger::cache::{AllLedgers, UnreadableLedger};
+use super::ledger::cache::ResourceLedgers;
 use crate::desired::Sibling;
 use crate::pkid::Pkid;
 use crate::records::{ActionKind, ActionRecord, Outcome, RowRecord};
@@ -40,11 +40,11 @@ impl Manager {
     /// The clusters that this resource has left, given the entries of its spec. Waits for nobody.
     pub fn left_by(&self, owner_uid: &str, entries: &[Sibling]) -> DroppedRecords {
         self.keep(owner_uid, entries);
-        let AllLedgers {
+        let ResourceLedgers {
             readable: files,
             unreadable,
-        } = match self.ledgers().all() {
-            Ok(all) => all,
+        } = match self.ledgers().of(owner_uid) {
+            Ok(ledgers) => ledgers,
             Err(error) => {
                 return DroppedRecords {
                     known: Vec::new(),
@@ -58,10 +58,7 @@ impl Manager {
             if let Some(pkid) = self.pkid_of(owner_uid, entry) {
                 return vec![pkid];
             }
-            let ledgers = files
-                .iter()
-                .map(|file| &file.ledger)
-                .filter(|ledger| ledger.is_of(owner_uid));
+            let ledgers = files.iter().map(|file| &file.ledger);
             let had_it = ledgers.filter(|ledger| ledger.known_as.contains(&entry.publisher));
             had_it.map(|ledger| ledger.publisher.clone()).collect()
         };
@@ -78,7 +75,6 @@ impl Manager {
         let known = files
             .iter()
             .map(|file| &file.ledger)
-            .filter(|ledger| ledger.is_of(owner_uid))
             .filter(|ledger| !is_wanted(&ledger.publisher))
             .map(|ledger| DroppedRecord {
                 publisher: ledger.publisher.clone(),
@@ -92,8 +88,7 @@ impl Manager {
                 unclear: unclear.clone(),
             });
         // A cluster that the spec names tells of its ledger itself.
-        let may_be_left = |ledger: &UnreadableLedger| ledger.may_be_of(owner_uid) && !is_wanted(&ledger.publisher);
-        let unreadable = unreadable.iter().filter(|ledger| may_be_left(ledger));
+        let unreadable = unreadable.iter().filter(|ledger| !is_wanted(&ledger.publisher));
         DroppedRecords {
             known: known.collect(),
             unreadable: unreadable.map(|ledger| ledger.sentence.clone()).collect(),

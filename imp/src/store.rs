@@ -34,7 +34,7 @@ pub enum StoreError {
 
 /// Named texts with optimistic locking.
 ///
-/// What [`LedgerStore::get`] and [`LedgerStore::all`] give is never older than what a write or a read of this process was
+/// What [`LedgerStore::get`] gives is never older than what a write or a read of this process was
 /// answered before. Until all texts are known they are errors, so that nobody takes "not seen yet" for "there is none".
 pub trait LedgerStore: Send + Sync {
     /// One as it is known now; `None` where there is none.
@@ -42,11 +42,12 @@ pub trait LedgerStore: Send + Sync {
     /// # Errors
     /// It is not known yet.
     fn get(&self, name: &str) -> Result<Option<Arc<StoredText>>, StoreError>;
-    /// All that are known now, by name.
+    /// How many changes of texts there were, and the names of those that were made, changed or deleted after the first
+    /// `since` of them: all that ever were where that is 0.
     ///
     /// # Errors
     /// They are not known yet.
-    fn all(&self) -> Result<Vec<(String, Arc<StoredText>)>, StoreError>;
+    fn changed(&self, since: u64) -> Result<(u64, Vec<Arc<str>>), StoreError>;
     /// Reads one anew; `None` where there is none.
     fn read<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<StoredText>, StoreError>>;
     /// Creates one (`expected` is `None`) or replaces the version that is named.
@@ -61,6 +62,36 @@ pub trait LedgerStore: Send + Sync {
     fn key(&self) -> BoxFuture<'_, Result<[u8; 32], StoreError>>;
 }
 
+/// The order in which texts changed, each by its last change.
+#[derive(Debug, Default)]
+pub struct ChangeOrder {
+    count: u64,
+    by_name: BTreeMap<Arc<str>, u64>,
+    by_count: BTreeMap<u64, Arc<str>>,
+}
+
+impl ChangeOrder {
+    /// The text of that name changed.
+    pub fn note(&mut self, name: &str) {
+        self.count += 1;
+        let name = match self.by_name.remove_entry(name) {
+            Some((name, before)) => {
+                self.by_count.remove(&before);
+                name
+            }
+            None => Arc::from(name),
+        };
+        self.by_name.insert(Arc::clone(&name), self.count);
+        self.by_count.insert(self.count, name);
+    }
+
+    /// The answer to [`LedgerStore::changed`].
+    pub fn since(&self, count: u64) -> (u64, Vec<Arc<str>>) {
+        let newer = self.by_count.range(count.saturating_add(1)..);
+        (self.count, newer.map(|(_, name)| Arc::clone(name)).collect())
+    }
+}
+
 /// Texts in memory, with versions and identities as an API server gives them.
 #[derive(Debug, Default)]
 pub struct MemoryStore(Mutex<Texts>);
@@ -69,12 +100,30 @@ pub struct MemoryStore(Mutex<Texts>);
 struct Texts {
     by_name: BTreeMap<String, Arc<StoredText>>,
     last_version: u64,
+    changes: ChangeOrder,
 }
 
 impl MemoryStore {
     /// Removes all; an object that is made anew has another identity.
     pub fn clear(&self) {
-        self.0.lock().by_name.clear();
+        let texts = &mut *self.0.lock();
+        for name in std::mem::take(&mut texts.by_name).keys() {
+            texts.changes.note(name);
+        }
+    }
+
+    /// Removes that one.
+    pub fn remove(&self, name: &str) {
+        let texts = &mut *self.0.lock();
+        texts.by_name.remove(name);
+        texts.changes.note(name);
+    }
+
+    /// All of them, by name.
+    pub fn all(&self) -> Vec<(String, Arc<StoredText>)> {
+        let texts = self.0.lock();
+        let all = texts.by_name.iter();
+        all.map(|(name, text)| (name.clone(), Arc::clone(text))).collect()
     }
 }
 
@@ -83,13 +132,8 @@ impl LedgerStore for MemoryStore {
         Ok(self.0.lock().by_name.get(name).cloned())
     }
 
-    fn all(&self) -> Result<Vec<(String, Arc<StoredText>)>, StoreError> {
-        let texts = self.0.lock();
-        Ok(texts
-            .by_name
-            .iter()
-            .map(|(name, text)| (name.clone(), Arc::clone(text)))
-            .collect())
+    fn changed(&self, since: u64) -> Result<(u64, Vec<Arc<str>>), StoreError> {
+        Ok(self.0.lock().changes.since(since))
     }
 
     fn read<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<StoredText>, StoreError>> {
@@ -112,6 +156,7 @@ impl LedgerStore for MemoryStore {
             let uid = current.map_or_else(|| format!("uid-{version}"), |stored| stored.uid.clone());
             let stored = StoredText { data, version, uid };
             texts.last_version += 1;
+            texts.changes.note(name);
             texts.by_name.insert(name.to_owned(), Arc::new(stored.clone()));
             Ok(stored)
         })

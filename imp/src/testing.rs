@@ -49,6 +49,11 @@ impl TestStore {
         self.store.clear();
     }
 
+    /// All texts, by name.
+    pub fn all(&self) -> Vec<(String, Arc<StoredText>)> {
+        self.store.all()
+    }
+
     /// Everything in it, for looking for secrets.
     pub fn text(&self) -> String {
         format!("{:?}", self.store)
@@ -60,8 +65,8 @@ impl LedgerStore for TestStore {
         self.store.get(name)
     }
 
-    fn all(&self) -> Result<Vec<(String, Arc<StoredText>)>, StoreError> {
-        self.store.all()
+    fn changed(&self, since: u64) -> Result<(u64, Vec<Arc<str>>), StoreError> {
+        self.store.changed(since)
     }
 
     fn read<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<StoredText>, StoreError>> {

@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 use super::names::ObjectName;
 use super::snapshot::{Scope, Snapshot};
 use crate::runtime::api_error::{ApiError, bounded};
-use xmpp_federation_imp::store::{LedgerStore, StoreError, StoredText};
+use xmpp_federation_imp::store::{ChangeOrder, LedgerStore, StoreError, StoredText};
 
 /// The ConfigMap's key.
 const KEY: &str = "ledger.json";
@@ -40,6 +40,8 @@ pub struct KubeStore {
     scope: Scope,
     api: Api<ConfigMap>,
     texts: Snapshot<StoredText>,
+    /// Held while a change is taken in, so that whoever is told of it finds it.
+    changes: Mutex<ChangeOrder>,
     secrets: Api<Secret>,
     /// The key, and when its Secret was read.
     key: Mutex<Option<([u8; 32], Instant)>>,
@@ -54,6 +56,7 @@ impl KubeStore {
             scope: Some(namespace.to_owned()),
             api: Api::namespaced(client.clone(), namespace),
             texts: Snapshot::default(),
+            changes: Mutex::default(),
             secrets: Api::namespaced(client, namespace),
             key: Mutex::default(),
             read_key_again: READ_KEY_AGAIN,
@@ -74,6 +77,15 @@ impl KubeStore {
 
     /// Takes in an event; the names of the texts that changed.
     pub fn take(&self, event: Event<ConfigMap>) -> Vec<String> {
+        let mut changes = self.changes.lock();
+        let names = self.changed_by(event);
+        for name in &names {
+            changes.note(name);
+        }
+        names
+    }
+
+    fn changed_by(&self, event: Event<ConfigMap>) -> Vec<String> {
         match event {
             Event::Init => self.texts.list_begins(&self.scope),
             Event::InitApply(map) | Event::Apply(map) => {
@@ -115,6 +127,8 @@ impl KubeStore {
 
     /// Takes in the answer to a request that was sent at that count of lists; whether it counts from now on.
     fn answered(&self, name: &str, stored: &StoredText, lists: u64) -> bool {
+        let mut changes = self.changes.lock();
+        changes.note(name);
         let object = self.object(name);
         self.texts.answered(&object, &stored.version, stored.clone(), lists)
     }
@@ -138,10 +152,9 @@ impl LedgerStore for KubeStore {
         Ok(self.texts.get(&self.object(name)))
     }
 
-    fn all(&self) -> Result<Vec<(String, Arc<StoredText>)>, StoreError> {
+    fn changed(&self, since: u64) -> Result<(u64, Vec<Arc<str>>), StoreError> {
         self.listed()?;
-        let texts = self.texts.named().into_iter();
-        Ok(texts.map(|(name, text)| (name.name, text)).collect())
+        Ok(self.changes.lock().since(since))
     }
 
     fn read<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<StoredText>, StoreError>> {
@@ -320,10 +333,10 @@ mod tests {
         let store = store(0);
         store.take(Event::Init);
         store.take(Event::InitApply(map(5)));
-        assert!(store.get(NAME).is_err() && store.all().is_err() && !store.is_listed());
+        assert!(store.get(NAME).is_err() && store.changed(0).is_err() && !store.is_listed());
         store.take(Event::InitDone);
         assert_eq!(known(&store).as_deref(), Some("text 5"));
-        assert_eq!(store.all().unwrap().len(), 1);
+        assert_eq!(store.changed(0).unwrap().1, [NAME.into()]);
     }
 
     #[tokio::test]

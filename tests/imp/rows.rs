@@ -54,7 +54,7 @@ fn writes(bench: &Bench) -> usize {
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_that_a_former_resource_left_are_for_the_next_one_that_is_active() {
     let mut bench = registered_by_hand().await;
-    let names = bench.store.all().unwrap().into_iter();
+    let names = bench.store.all().into_iter();
     let mut publishers = names.filter_map(|(name, _)| Some(name.strip_prefix("xmpp-federation-imp-")?.to_owned()));
     let publisher = publishers.find(|name| name != "logins").unwrap();
     let former = bench.desired.owner.uid.clone();
@@ -85,7 +85,7 @@ async fn rows_that_a_former_resource_left_are_for_the_next_one_that_is_active() 
 async fn a_ledger_that_cannot_be_read_is_not_looked_at_again_and_again() {
     let mut bench = registered_by_hand().await;
     let is_ledger = |name: &str| name != "xmpp-federation-imp-logins";
-    let mut texts = bench.store.all().unwrap().into_iter();
+    let mut texts = bench.store.all().into_iter();
     let (name, text) = texts.find(|(name, _)| is_ledger(name)).unwrap();
     let broken = bench.store.write(&name, "{".to_owned(), Some(&text.version)).await;
     let report = bench.until_rows(5, Reason::LedgerUnavailable).await;

@@ -1,5 +1,5 @@
-//! All ledgers, read from the texts that the store knows: each version once. What another resource or a person wrote is
-//! seen here at once. After a failed write the ledger is read anew before anything else.
+//! All ledgers, read from the texts that the store knows: each version once, and found by the resource that has the cluster.
+//! What another resource or a person wrote is seen here at once. After a failed write the ledger is read anew before anything else.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -42,7 +42,13 @@ type Content = Result<Arc<LedgerFile>, Arc<UnreadableLedger>>;
 
 #[derive(Default)]
 struct Files {
+    /// Changes of the store that were taken in.
+    changes: u64,
     by_publisher: BTreeMap<String, Content>,
+    /// UIDs of resources, each with the publisher of a readable ledger that says so.
+    by_owner: BTreeSet<(String, String)>,
+    /// Publishers of ledgers that cannot be read.
+    unreadable: BTreeSet<String>,
     /// Publishers of ledgers whose last write failed: it may have been done all the same.
     doubtful: BTreeSet<String>,
     /// Publishers of ledgers that are being written: the store may know of it before the answer is heard.
@@ -52,6 +58,37 @@ struct Files {
 }
 
 impl Files {
+    /// Takes in what changed in the store.
+    fn follow(&mut self, store: &dyn LedgerStore) -> Result<(), StoreError> {
+        let (count, names) = store.changed(self.changes)?;
+        for name in names {
+            if let Some(publisher) = publisher_of(&name) {
+                // One that vanished and that somebody has stays.
+                let _ = self.see(publisher, store.get(&name)?.as_deref());
+            }
+        }
+        self.changes = count;
+        Ok(())
+    }
+
+    fn put(&mut self, publisher: &str, content: Option<Content>) {
+        if let Some(owner) = self.owner(publisher) {
+            self.by_owner.remove(&(owner.uid, publisher.to_owned()));
+        }
+        self.unreadable.remove(publisher);
+        let Some(content) = content else {
+            self.by_publisher.remove(publisher);
+            return;
+        };
+        if content.is_err() {
+            self.unreadable.insert(publisher.to_owned());
+        }
+        self.by_publisher.insert(publisher.to_owned(), content);
+        if let Some(owner) = self.owner(publisher) {
+            self.by_owner.insert((owner.uid, publisher.to_owned()));
+        }
+    }
+
     /// Takes in a text that the store knows. One that somebody else wrote while this process runs is distrusted: it may be
     /// an older one, whose requests were served since.
     fn take(&mut self, publisher: &str, stored: &StoredText) -> Content {
@@ -92,7 +129,7 @@ impl Files {
                 claim,
             })
         });
-        self.by_publisher.insert(publisher.to_owned(), content.clone());
+        self.put(publisher, Some(content.clone()));
         content
     }
 
@@ -108,7 +145,7 @@ impl Files {
             Some(stored) if !stored.data.is_empty() => Some(self.take(publisher, stored)),
             _ if self.owned(publisher).is_some() => None,
             _ => {
-                self.by_publisher.remove(publisher);
+                self.put(publisher, None);
                 let unknown = LedgerFile::of(publisher, stored).ok()?;
                 Some(Ok(Arc::new(unknown)))
             }
@@ -120,10 +157,11 @@ impl Files {
     }
 }
 
-/// All that exist.
+/// Those of the clusters that one resource has.
 #[derive(Debug, Default)]
-pub struct AllLedgers {
+pub struct ResourceLedgers {
     pub readable: Vec<Arc<LedgerFile>>,
+    /// Those that may be.
     pub unreadable: Vec<Arc<UnreadableLedger>>,
 }
 
@@ -200,44 +238,34 @@ impl LedgerCache {
             *file = Arc::new(next);
             files.doubtful.remove(&publisher);
             files.written.insert(publisher.clone(), Arc::clone(file));
-            files.by_publisher.insert(publisher, Ok(Arc::clone(file)));
+            files.put(&publisher, Some(Ok(Arc::clone(file))));
         } else {
             files.doubtful.insert(publisher);
         }
         result
     }
 
-    /// All that exist; one that cannot be read hides no other.
-    pub fn all(&self) -> Result<AllLedgers, StoreError> {
+    /// The ledgers of that resource; one that cannot be read hides no other.
+    pub fn of(&self, uid: &str) -> Result<ResourceLedgers, StoreError> {
         let mut files = self.files.lock();
-        let mut stored = BTreeSet::new();
-        for (name, text) in self.store.all()? {
-            if let Some(publisher) = publisher_of(&name)
-                && !text.data.is_empty()
-            {
-                // Its outcome is found below.
-                let _ = files.take(publisher, &text);
-                stored.insert(publisher.to_owned());
-            }
-        }
-        let vanished = |content: &Content| content.as_ref().is_ok_and(|file| file.ledger.owner.is_some());
-        files
-            .by_publisher
-            .retain(|publisher, content| stored.contains(publisher) || vanished(content));
-        let mut all = AllLedgers::default();
-        for content in files.by_publisher.values() {
-            match content {
-                Ok(file) => all.readable.push(Arc::clone(file)),
-                Err(unreadable) => all.unreadable.push(Arc::clone(unreadable)),
-            }
-        }
-        Ok(all)
+        files.follow(&*self.store)?;
+        let owned = files.by_owner.range((uid.to_owned(), String::new())..);
+        let owned = owned.take_while(|(owner, _)| owner == uid);
+        let unreadable = files.unreadable.iter();
+        let content = |publisher: &String| files.by_publisher.get(publisher).cloned();
+        Ok(ResourceLedgers {
+            readable: owned.filter_map(|(_, publisher)| content(publisher)?.ok()).collect(),
+            unreadable: unreadable
+                .filter_map(|publisher| content(publisher)?.err())
+                .filter(|ledger| ledger.may_be_of(uid))
+                .collect(),
+        })
     }
 
     /// The one of that resource for which this holds.
     pub fn of_owner(&self, uid: &str, is_it: impl Fn(&Ledger) -> bool) -> Result<Option<Arc<LedgerFile>>, StoreError> {
-        let mut files = self.all()?.readable.into_iter();
-        Ok(files.find(|file| file.ledger.is_of(uid) && is_it(&file.ledger)))
+        let mut files = self.of(uid)?.readable.into_iter();
+        Ok(files.find(|file| is_it(&file.ledger)))
     }
 
     /// The text of that name changed in the store; `None`: it is no ledger.

@@ -528,7 +528,7 @@ async fn the_status_says_what_a_deletion_waits_for_and_how_long() {
 async fn after_a_removal_the_record_is_free_for_another_resource() {
     let bench = Bench::start().await;
     bench.delete().await;
-    let mut texts = bench.ledgers.all().unwrap().into_iter();
+    let mut texts = bench.ledgers.all().into_iter();
     let (_, text) = texts.find(|(_, text)| text.data.contains("DeleteRow")).unwrap();
     let ledger: Value = serde_json::from_str(&text.data).unwrap();
     assert_eq!(ledger["ledger"]["owner"], Value::Null, "{ledger:#}");

@@ -1,38 +1,50 @@
-#![allow(clippy::unwrap_used, reason = "tests")]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 use super::*;
-use crate::store::MemoryStore;
+use crate::store::{ChangeOrder, MemoryStore};
 use crate::testing::desired;
 use futures::future::BoxFuture;
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample::select;
 
 const PUBLISHER: &str = "055c13d9-943d-459d-a3c6-af1d1176936d";
 
-type Texts = Vec<(String, Arc<StoredText>)>;
+type Texts = BTreeMap<String, Arc<StoredText>>;
 
 /// What is known is what was there at the last look; before the first one nothing is.
 #[derive(Default)]
 struct Watched {
     texts: MemoryStore,
     known: Mutex<Option<Texts>>,
+    changes: Mutex<ChangeOrder>,
     dead: Mutex<bool>,
 }
 
 impl Watched {
     fn look(&self) {
-        *self.known.lock() = Some(self.texts.all().unwrap());
+        let (mut known, mut changes) = (self.known.lock(), self.changes.lock());
+        let now: Texts = self.texts.all().into_iter().collect();
+        let before = known.replace(now.clone()).unwrap_or_default();
+        let names: BTreeSet<_> = before.keys().chain(now.keys()).collect();
+        for name in names.into_iter().filter(|name| before.get(*name) != now.get(*name)) {
+            changes.note(name);
+        }
+    }
+
+    fn known(&self) -> Result<Texts, StoreError> {
+        let known = self.known.lock().clone();
+        known.ok_or_else(|| StoreError::Unavailable("not listed yet".to_owned()))
     }
 }
 
 impl LedgerStore for Watched {
     fn get(&self, name: &str) -> Result<Option<Arc<StoredText>>, StoreError> {
-        Ok(self
-            .all()?
-            .into_iter()
-            .find_map(|(known, text)| (known == name).then_some(text)))
+        Ok(self.known()?.remove(name))
     }
 
-    fn all(&self) -> Result<Vec<(String, Arc<StoredText>)>, StoreError> {
-        let known = self.known.lock().clone();
-        known.ok_or_else(|| StoreError::Unavailable("not listed yet".to_owned()))
+    fn changed(&self, since: u64) -> Result<(u64, Vec<Arc<str>>), StoreError> {
+        self.known()?;
+        Ok(self.changes.lock().since(since))
     }
 
     fn read<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<StoredText>, StoreError>> {
@@ -111,6 +123,10 @@ impl Bench {
         self.store.look();
     }
 
+    fn ledgers(&self) -> ResourceLedgers {
+        self.cache.of(&desired().owner.uid).unwrap()
+    }
+
     async fn is_distrusted(&self) -> bool {
         self.cache.get(PUBLISHER).await.unwrap().ledger.restored
     }
@@ -125,7 +141,7 @@ impl Bench {
 async fn nothing_is_taken_for_absent_before_all_is_known() {
     let cache = LedgerCache::new(Arc::new(Watched::default()));
     assert!(cache.get(PUBLISHER).await.is_err());
-    assert!(cache.all().is_err());
+    assert!(cache.of("r-1").is_err());
 }
 
 #[tokio::test]
@@ -146,9 +162,9 @@ async fn what_a_person_writes_into_a_ledger_is_seen_at_once() {
     let error = bench.cache.get(PUBLISHER).await.unwrap_err();
     assert!(error.to_string().contains("is not readable"), "{error}");
     // Who has it is known from before.
-    let AllLedgers { readable, unreadable } = bench.cache.all().unwrap();
-    assert!(readable.is_empty() && unreadable.iter().all(|ledger| !ledger.may_be_of("another")));
-    assert!(unreadable.iter().any(|ledger| ledger.may_be_of(&desired().owner.uid)));
+    let ledgers = bench.ledgers();
+    assert!(ledgers.readable.is_empty() && !ledgers.unreadable.is_empty());
+    assert!(bench.cache.of("another").unwrap().unreadable.is_empty());
     // Deleted, as the sentence says, it is unknown.
     bench.store.texts.clear();
     bench.store.look();
@@ -168,7 +184,7 @@ async fn a_ledger_that_somebody_deletes_or_empties_is_made_again_at_the_next_loo
             bench.store.texts.write(&name, String::new(), None).await.unwrap();
         }
         bench.store.look();
-        assert_eq!(bench.cache.all().unwrap().readable.len(), 1, "the claim stays");
+        assert_eq!(bench.ledgers().readable.len(), 1, "the claim stays");
         assert_eq!(bench.names().await, ["one"]);
         let stored = bench.store.texts.get(&ledger_name(PUBLISHER)).unwrap().unwrap();
         assert!(stored.data.contains("one"), "{stored:?}");
@@ -185,7 +201,7 @@ async fn a_ledger_that_nobody_has_is_forgotten_when_it_is_deleted() {
     bench.cache.save(&mut bench.file, ledger).await.unwrap();
     bench.store.texts.clear();
     bench.store.look();
-    assert!(bench.cache.all().unwrap().readable.is_empty());
+    assert!(bench.ledgers().readable.is_empty());
     assert_eq!(bench.names().await, [""; 0]);
 }
 
@@ -228,4 +244,158 @@ async fn a_ledger_whose_text_nobody_changed_is_trusted() {
         !other.get(PUBLISHER).await.unwrap().ledger.restored,
         "what a process finds"
     );
+}
+
+/// What somebody does to the ledger of one of three publishers.
+#[derive(Debug, Clone, Copy)]
+enum Step {
+    /// This process writes that it is of that resource; it may not hear the answer.
+    Save(usize, Option<&'static str>, bool),
+    /// Somebody else writes that, …
+    Edit(usize, Option<&'static str>),
+    /// … or a text that is no ledger.
+    Write(usize, &'static str),
+    Delete(usize),
+    /// The watch tells of it.
+    Told(usize),
+    /// The ledgers of all resources are asked for.
+    Ask,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let owner = || select(vec![None, Some("a"), Some("b")]);
+    let step = prop_oneof![
+        3 => (0..3_usize, owner(), any::<bool>()).prop_map(|(at, owner, heard)| Step::Save(at, owner, heard)),
+        2 => (0..3_usize, owner()).prop_map(|(at, owner)| Step::Edit(at, owner)),
+        2 => (0..3_usize, select(vec!["", "{"])).prop_map(|(at, text)| Step::Write(at, text)),
+        2 => (0..3_usize).prop_map(Step::Delete),
+        2 => (0..3_usize).prop_map(Step::Told),
+        4 => Just(Step::Ask),
+    ];
+    vec(step, 1..40)
+}
+
+fn publisher(at: usize) -> String {
+    format!("{at}55c13d9-943d-459d-a3c6-af1d1176936d")
+}
+
+fn of(publisher: &str, owner: Option<&str>) -> Ledger {
+    Ledger {
+        owner: owner.map(|uid| Owner {
+            uid: uid.to_owned(),
+            ..desired().owner
+        }),
+        ..Ledger::unknown(publisher)
+    }
+}
+
+/// What is known of one ledger where each look goes through all texts.
+#[derive(Debug, Clone, Default)]
+struct Model {
+    text: Option<Arc<StoredText>>,
+    claim: Option<Claim>,
+    broken: bool,
+}
+
+impl Model {
+    fn look(&mut self, text: Option<Arc<StoredText>>) {
+        if self.text == text {
+            return;
+        }
+        self.text = text;
+        match self.text.as_deref().filter(|text| !text.data.is_empty()) {
+            None if !self.broken && matches!(self.claim, Some(Claim::Of(_))) => {}
+            None => (self.claim, self.broken) = (None, false),
+            Some(text) if text.data == "{" => self.broken = true,
+            Some(text) => (self.claim, self.broken) = (Some(Claim::in_text(&text.data)), false),
+        }
+    }
+
+    fn is_of(&self, uid: &str) -> bool {
+        !self.broken && self.claim == Some(Claim::Of(uid.to_owned()))
+    }
+
+    fn may_be_of(&self, uid: &str) -> bool {
+        let claim = self.claim.clone().unwrap_or(Claim::Unknown);
+        self.broken && [Claim::Unknown, Claim::Of(uid.to_owned())].contains(&claim)
+    }
+}
+
+async fn each_resource_gets_what_a_look_at_all_texts_gives(steps: Vec<Step>) {
+    let store = Arc::new(Watched::default());
+    store.look();
+    let cache = LedgerCache::new(Arc::clone(&store) as Arc<dyn LedgerStore>);
+    let mut models: [Model; 3] = Default::default();
+    for step in steps {
+        let text = |at: usize| store.texts.get(&ledger_name(&publisher(at))).unwrap();
+        let write = async |at: usize, data: String| {
+            let before = text(at);
+            let version = before.as_ref().map(|text| text.version.as_str());
+            let written = store.texts.write(&ledger_name(&publisher(at)), data, version).await;
+            written.unwrap();
+        };
+        match step {
+            Step::Save(at, owner, heard) => {
+                models[at].look(text(at));
+                let Ok(mut file) = cache.get(&publisher(at)).await else {
+                    assert!(models[at].broken);
+                    continue;
+                };
+                // One that vanished is made again.
+                models[at].look(text(at));
+                *store.dead.lock() = !heard;
+                let saved = cache.save(&mut file, of(&publisher(at), owner)).await;
+                *store.dead.lock() = false;
+                assert_eq!(saved.is_ok(), heard);
+                if heard {
+                    models[at].look(text(at));
+                }
+            }
+            Step::Edit(at, owner) => {
+                let ledger = serde_json::json!({"uid": "", "ledger": of(&publisher(at), owner)});
+                write(at, ledger.to_string()).await;
+            }
+            Step::Write(at, data) => write(at, data.to_owned()).await,
+            Step::Delete(at) => store.texts.remove(&ledger_name(&publisher(at))),
+            Step::Told(at) => {
+                cache.changed(&ledger_name(&publisher(at))).unwrap();
+                models[at].look(text(at));
+            }
+            Step::Ask => {
+                for (at, model) in models.iter_mut().enumerate() {
+                    model.look(text(at));
+                }
+                for uid in ["a", "b"] {
+                    let ledgers = cache.of(uid).unwrap();
+                    let all = |is_it: &dyn Fn(&Model) -> bool| -> Vec<String> {
+                        let all = models.iter().enumerate().filter(|(_, model)| is_it(model));
+                        all.map(|(at, _)| publisher(at)).collect()
+                    };
+                    let found = ledgers.readable.iter().map(|file| file.ledger.publisher.clone());
+                    assert_eq!(found.collect::<Vec<_>>(), all(&|model| model.is_of(uid)), "{uid}");
+                    let found = ledgers.unreadable.iter().map(|ledger| ledger.publisher.clone());
+                    assert_eq!(found.collect::<Vec<_>>(), all(&|model| model.may_be_of(uid)), "{uid}");
+                }
+            }
+        }
+        store.look();
+    }
+}
+
+proptest! {
+    #[test]
+    fn each_resource_gets_the_ledgers_that_a_look_at_all_texts_gives(steps in steps()) {
+        futures::executor::block_on(each_resource_gets_what_a_look_at_all_texts_gives(steps));
+    }
+}
+
+#[test]
+fn a_text_is_told_once_to_each_that_asks_for_what_changed_since() {
+    let mut order = ChangeOrder::default();
+    for name in ["one", "two", "one"] {
+        order.note(name);
+    }
+    assert_eq!(order.since(0), (3, vec!["two".into(), "one".into()]));
+    assert_eq!(order.since(2), (3, vec!["one".into()]));
+    assert_eq!(order.since(3), (3, Vec::new()));
 }
