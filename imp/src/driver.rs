@@ -127,18 +127,34 @@ impl Manager {
         cluster.machine.removal(desired, report, freed)
     }
 
-    /// The rows of a resource as the record has them, without asking IM&P, each with the command
-    /// that removes it by hand; `None` where no record tells of this resource.
+    /// The rows of a resource as the records have them of the clusters that an entry may lead to, without asking IM&P, each
+    /// with the command that removes it by hand; `None` where no record tells of it.
     pub fn recorded(
         &self,
         owner_uid: &str,
-        publisher: &str,
+        entry: &Sibling,
         table: Option<&str>,
     ) -> Result<Option<Vec<String>>, StoreError> {
-        let publisher = publisher.to_ascii_lowercase();
-        let is_it = |ledger: &Ledger| ledger.known_as.contains(&publisher);
-        let file = self.ledgers.of_owner(owner_uid, is_it)?;
-        Ok(file.map(|file| rows_left(&file.ledger, table)))
+        let files = self.led_to(owner_uid, self.pkid_of(owner_uid, entry).as_ref(), &entry.publisher)?;
+        let rows = files.iter().flat_map(|file| rows_left(&file.ledger, table));
+        Ok((!files.is_empty()).then(|| rows.collect()))
+    }
+
+    /// The ledgers of a resource that a publisher's name may lead to: that of the one that answered, else each whose
+    /// publisher was reached by that name.
+    fn led_to(
+        &self,
+        owner_uid: &str,
+        answered: Option<&String>,
+        name: &str,
+    ) -> Result<Vec<Arc<LedgerFile>>, StoreError> {
+        let is_it = |ledger: &Ledger| match answered {
+            Some(pkid) => ledger.publisher == *pkid,
+            None => ledger.known_as.contains(name),
+        };
+        let mut files = self.ledgers.of(owner_uid)?.readable;
+        files.retain(|file| is_it(&file.ledger));
+        Ok(files)
     }
 
     /// Writes down the last outcomes of logins, after the last call: otherwise they read as lost answers.
@@ -299,14 +315,12 @@ impl Manager {
         let newer = if let Some(pkid) = publisher {
             self.ledgers.newer(&pkid, cluster.file.as_ref()).await?
         } else {
-            let is_it = |ledger: &Ledger| match &desired.place.only {
-                Some(pkid) => ledger.publisher == *pkid,
-                None => ledger.known_as.contains(&desired.target.publisher),
+            let (owner, called) = (&desired.owner.uid, self.called(desired));
+            // A name that led to several of its clusters tells of none.
+            let [file] = &*self.led_to(owner, called.as_ref(), &desired.target.publisher)? else {
+                return Ok(None);
             };
-            match self.ledgers.of_owner(&desired.owner.uid, is_it)? {
-                Some(file) => self.ledgers.newer(&file.ledger.publisher, None).await?,
-                None => None,
-            }
+            self.ledgers.newer(&file.ledger.publisher, None).await?
         };
         Ok(newer.map(|file| Box::new(cluster.file.insert(file).ledger.clone())))
     }

@@ -135,6 +135,7 @@ mod tests {
     use crate::access::NodeAddress;
     use crate::desired::Owner;
     use crate::ledger::file::{LedgerFile, ledger_name};
+    use crate::records::RowState;
     use crate::store::{LedgerStore as _, MemoryStore};
     use crate::testing::desired;
     use rstest::rstest;
@@ -282,5 +283,50 @@ mod tests {
         for sentence in left.unreadable {
             assert!(sentence.starts_with(&format!("ConfigMap {name} ")), "{sentence}");
         }
+    }
+
+    /// The former cluster that the name led to is not left yet, and this process has not asked.
+    #[rstest]
+    #[case::nothing_answered_yet(None, &[FIRST, SECOND], false)]
+    #[case::the_live_one_answered(Some(SECOND), &[SECOND], true)]
+    #[tokio::test]
+    async fn a_name_that_led_to_two_clusters_tells_of_none_until_one_has_answered(
+        #[case] publisher: Option<&str>,
+        #[case] told: &[&str],
+        #[case] known: bool,
+    ) {
+        let (texts, mut desired) = (Arc::new(MemoryStore::default()), desired());
+        for publisher in [FIRST, SECOND] {
+            let mut file = LedgerFile::of(publisher, None).unwrap();
+            let mut ledger = Ledger::unknown(publisher);
+            ledger.known_as.insert("cups.ciscotac.net".to_owned());
+            ledger.owner = Some(desired.owner.clone());
+            let row = RowRecord {
+                component_id: "cm-2_s2scp-1.eft-xwye-a-coluc-com".parse().unwrap(),
+                state: RowState::Present,
+                asks_restart: true,
+            };
+            ledger.rows.insert(publisher.parse().unwrap(), row);
+            file.save(&*texts, ledger).await.unwrap();
+        }
+        let manager = Manager::new(texts, Arc::new(crate::testing::Unguarded));
+        // Nobody listens there.
+        let nobody = IpAddr::from([127, 0, 0, 1]);
+        let address = (desired.target.publisher.clone(), NodeAddress::from(nobody));
+        desired.target.addresses = [address].into();
+        desired.target.port = 1;
+        let entry = Sibling::of(&desired.target);
+        if let Some(publisher) = publisher {
+            manager.answered(&desired, publisher.to_owned());
+        }
+        let rows = manager.recorded(&desired.owner.uid, &entry, None).unwrap().unwrap();
+        assert_eq!(rows.len(), told.len(), "{rows:?}");
+        for (row, publisher) in rows.iter().zip(told) {
+            assert!(row.contains(publisher), "{rows:?}");
+        }
+        let report = manager.reconcile(&desired).await;
+        let registered: Vec<String> = report.registrations.iter().map(|row| row.pkid.to_string()).collect();
+        let of_the_live_one: &[&str] = if known { &[SECOND] } else { &[] };
+        assert_eq!(registered, of_the_live_one);
     }
 }

@@ -262,12 +262,6 @@ impl LedgerCache {
         })
     }
 
-    /// The one of that resource for which this holds.
-    pub fn of_owner(&self, uid: &str, is_it: impl Fn(&Ledger) -> bool) -> Result<Option<Arc<LedgerFile>>, StoreError> {
-        let mut files = self.of(uid)?.readable.into_iter();
-        Ok(files.find(|file| is_it(&file.ledger)))
-    }
-
     /// The text of that name changed in the store; `None`: it is no ledger.
     pub fn changed(&self, name: &str) -> Option<LedgerChange> {
         let publisher = publisher_of(name)?;

@@ -13,7 +13,7 @@ use crate::api::reasons::Reason;
 use crate::api::status::{ImpStatus, XmppFederationStatus};
 use crate::controller::cache::Cache;
 use crate::controller::dereference;
-use crate::controller::desired::{Resource, desired};
+use crate::controller::desired::{Resource, desired, sibling};
 use crate::controller::environment::Environment;
 use crate::controller::events::{LONGEST, Note};
 use crate::controller::names::Owner;
@@ -422,9 +422,9 @@ fn rows(env: &Environment, object: &XmppFederation, owner: &Owner, cleanup: &Cle
     let status = object.status.as_ref();
     let status = status.and_then(|s| s.imp.iter().find(|imp| imp.name == cleanup.name));
     let table = status.and_then(|imp| imp.table.as_deref());
-    let publisher = cleanup.entry.as_ref().map_or("", |entry| entry.publisher.as_str());
-    match env.imp.recorded(&owner.uid, publisher, table) {
-        Ok(Some(rows)) => rows,
+    let entry = cleanup.entry.as_ref().map(sibling);
+    match entry.map(|entry| env.imp.recorded(&owner.uid, &entry, table)) {
+        Some(Ok(Some(rows))) => rows,
         _ => status.map(of_status).unwrap_or_default(),
     }
 }
