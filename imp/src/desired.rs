@@ -52,6 +52,12 @@ pub struct Desired {
 }
 
 impl Desired {
+    /// Whether the cluster may be taken from that resource: it is gone, or a person says so where it would not be seen.
+    pub fn may_take_from(&self, other: &Owner) -> bool {
+        let named = self.requests.adopt_rows.as_ref() == Some(&other.to_string());
+        other.uid != self.owner.uid && (!self.live_owners.may_exist(other) || (named && !self.live_owners.sees(other)))
+    }
+
     /// The component ids that are to stand in the table.
     pub fn wanted(&self) -> &[ComponentId] {
         match self.activation {
@@ -76,38 +82,58 @@ impl Desired {
     }
 }
 
-/// UIDs of the resources that exist now: one view for all that ask, so that it is today's when it is asked, and is not
+/// The resources that exist now: one view for all that ask, so that it is today's when it is asked, and is not
 /// copied for each of them.
 #[derive(Clone, Default)]
-pub struct LiveOwners(Arc<RwLock<BTreeSet<String>>>);
+pub struct LiveOwners(Arc<RwLock<Existing>>);
+
+#[derive(Default)]
+struct Existing {
+    uids: BTreeSet<String>,
+    /// Where resources are seen; none: everywhere.
+    namespaces: BTreeSet<String>,
+}
 
 impl LiveOwners {
-    /// Exactly these exist.
+    /// Exactly those with these UIDs exist.
     pub fn set(&self, uids: BTreeSet<String>) {
-        *self.0.write() = uids;
+        self.0.write().uids = uids;
     }
 
-    /// This one exists too.
+    /// Those in these namespaces alone are seen; none: in all.
+    pub fn see_only(&self, namespaces: &[String]) {
+        self.0.write().namespaces = namespaces.iter().cloned().collect();
+    }
+
+    /// The one with that UID exists too.
     pub fn insert(&self, uid: &str) {
-        self.0.write().insert(uid.to_owned());
+        self.0.write().uids.insert(uid.to_owned());
     }
 
-    /// Whether a resource exists; nobody is known to be gone where none is known.
-    pub fn may_exist(&self, uid: &str) -> bool {
-        let uids = self.0.read();
-        uids.is_empty() || uids.contains(uid)
+    /// Whether a resource exists; nobody is known to be gone where none is known, or where none is seen.
+    pub fn may_exist(&self, owner: &Owner) -> bool {
+        let uids = &self.0.read().uids;
+        uids.is_empty() || uids.contains(&owner.uid) || !self.sees(owner)
+    }
+
+    /// Whether a resource would be seen where it is, if it exists.
+    pub fn sees(&self, owner: &Owner) -> bool {
+        let namespaces = &self.0.read().namespaces;
+        namespaces.is_empty() || namespaces.contains(&owner.namespace)
     }
 }
 
 impl<S: Into<String>, I: IntoIterator<Item = S>> From<I> for LiveOwners {
     fn from(uids: I) -> Self {
-        Self(Arc::new(RwLock::new(uids.into_iter().map(Into::into).collect())))
+        let owners = Self::default();
+        owners.set(uids.into_iter().map(Into::into).collect());
+        owners
     }
 }
 
 impl std::fmt::Debug for LiveOwners {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} resources", self.0.read().len())
+        write!(f, "{} resources", self.0.read().uids.len())
     }
 }
 
@@ -213,7 +239,8 @@ pub struct Requests {
     /// `xmppfederation.io/restart-routers`: restart every router once; also a human's decision
     /// after an ambiguous call.
     pub restart_routers: Option<String>,
-    /// `xmppfederation.io/adopt-rows`: identical rows of others become ours.
+    /// `xmppfederation.io/adopt-rows`: identical rows of others become ours. With the name of a resource in a namespace that
+    /// is not watched, as in `federation/coluc`: its cluster does.
     pub adopt_rows: Option<String>,
 }
 

@@ -92,7 +92,7 @@ impl ReportInput<'_> {
             return self.without_ledger();
         };
         if let NextStep::Wait(wait) = self.step
-            && let Some(verdict) = blocked(&wait.why)
+            && let Some(verdict) = blocked(&wait.why, self.desired)
         {
             return verdict;
         }
@@ -288,9 +288,11 @@ impl ReportInput<'_> {
                 | WaitReason::Barred(_)
                 | WaitReason::Blocked(_)
                 | WaitReason::FederationOn(_)
-                | WaitReason::Vanished => {
-                    Progress::Stalled(blocked(&wait.why).map(|verdict| verdict.message).unwrap_or_default())
-                }
+                | WaitReason::Vanished => Progress::Stalled(
+                    blocked(&wait.why, self.desired)
+                        .map(|verdict| verdict.message)
+                        .unwrap_or_default(),
+                ),
                 WaitReason::Restart(waiting) => match waiting.kind {
                     WaitKind::ByHand
                     | WaitKind::Refused
@@ -427,8 +429,13 @@ fn join(ids: &[ComponentId]) -> String {
 }
 
 /// What keeps rows from being written, where a human has to decide.
-fn blocked(why: &WaitReason) -> Option<Verdict> {
+fn blocked(why: &WaitReason, desired: &Desired) -> Option<Verdict> {
     Some(match why {
+        WaitReason::Claimed(owner) if !desired.live_owners.sees(owner) => Reason::ClaimedByAnother.no(format!(
+                "The XmppFederation {owner} has this IM&P cluster, and namespace {0} is not watched by this operator: watch it again and delete that resource or set its activation to Prepared. If that resource is gone or nobody serves it any more, set the annotation xmppfederation.io/adopt-rows to {owner}, and this resource takes the cluster with its rows",
+                owner.namespace
+            ),
+        ),
         WaitReason::Claimed(owner) => Reason::ClaimedByAnother.no(format!(
                 "The XmppFederation {owner} is active on this IM&P cluster already; one federation edge per cluster is supported: delete one of the two, or set its activation to Prepared"
             ),

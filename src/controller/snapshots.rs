@@ -113,6 +113,11 @@ impl Snapshots {
         self.resources.see(&name, &version, StoredResource::new(object))
     }
 
+    /// Those in these namespaces alone are watched; none: in all.
+    pub fn watch_only(&self, namespaces: &[String]) {
+        self.owners.lock().1.see_only(namespaces);
+    }
+
     /// UIDs of all resources, such as cannot be read included.
     pub fn live_owners(&self) -> LiveOwners {
         let (changes, mut owners) = (self.resources.changes(), self.owners.lock());

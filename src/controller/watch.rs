@@ -81,6 +81,7 @@ pub async fn run(
 }
 
 /// Waits until every kind was listed in every namespace: before that, what is missing may exist.
+    context.environment.snapshots.watch_only(&namespaces);
 async fn complete(env: &Environment, ledgers: &KubeStore, scopes: &[Scope], readiness: &Readiness, listed: &Notify) {
     loop {
         let again = listed.notified();

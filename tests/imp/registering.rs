@@ -9,7 +9,7 @@ use xmpp_federation_imp::desired::RestartMode;
 use xmpp_federation_imp::reasons::Reason;
 use xmpp_federation_imp::report::{Progress, SlotSync, Status};
 
-use crate::support::{Bench, PUBLISHER, SUBSCRIBER, id, quick};
+use crate::support::{Bench, PUBLISHER, SUBSCRIBER, id, quick, says};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_row_per_slot_with_few_calls() {
@@ -169,7 +169,21 @@ async fn a_second_active_resource_on_the_cluster_is_stalled() {
     assert_eq!(report.components_registered.reason, Reason::ClaimedByAnother);
     assert!(report.components_registered.message.contains("federation/coluc"));
     assert!(matches!(report.progress, Progress::Stalled(_)));
+
+    // Whether the other one exists is not seen any more: a person says so.
+    bench.desired.live_owners = ["r-2"].into();
+    bench.desired.live_owners.see_only(&["elsewhere".to_owned()]);
+    let report = bench.once().await;
+    assert_eq!(report.components_registered.reason, Reason::ClaimedByAnother);
+    says(
+        &report.components_registered,
+        &["namespace federation is not watched", "adopt-rows to federation/coluc"],
+    );
     assert_eq!(bench.calls("axl", "executeSQLUpdate").len(), writes);
+    bench.desired.requests.adopt_rows = Some("federation/coluc".to_owned());
+    let report = bench.until_registered(10).await;
+    assert_eq!(report.registrations.len(), 1);
+    assert_eq!(bench.rows().len(), 1, "the row of the former resource went");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -58,10 +58,7 @@ pub fn apply(ledger: &mut Ledger, desired: &Desired, seen: &mut Observation, now
 
 /// An active resource takes a cluster that nobody has.
 fn claim(ledger: &mut Ledger, desired: &Desired) {
-    let stale = ledger
-        .owner
-        .as_ref()
-        .is_some_and(|owner| owner.uid != desired.owner.uid && !desired.live_owners.may_exist(&owner.uid));
+    let stale = ledger.owner.as_ref().is_some_and(|owner| desired.may_take_from(owner));
     match desired.activation {
         Activation::Active if stale || ledger.owner.is_none() => {
             ledger.owner = Some(desired.owner.clone());
@@ -421,4 +418,44 @@ fn canary(ledger: &mut Ledger, desired: &Desired, seen: &Observation, now: Stamp
                 && announcement::works(link, desired, &seen.services));
         link.up && ours && !restarting && knows
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::desired::Owner;
+    use crate::testing::desired;
+    use rstest::rstest;
+
+    #[rstest]
+    #[case::it_lives(&[], &["r-1", "r-2"], None, false)]
+    #[case::it_is_gone(&[], &["r-1"], None, true)]
+    #[case::it_is_gone_from_a_namespace_that_is_watched(&["federation", "former"], &["r-1"], None, true)]
+    #[case::its_namespace_is_not_watched_any_more(&["federation"], &["r-1"], None, false)]
+    #[case::and_a_person_adopts_rows(&["federation"], &["r-1"], Some("1"), false)]
+    #[case::and_a_person_names_it(&["federation"], &["r-1"], Some("former/coluc"), true)]
+    #[case::it_lives_and_a_person_names_it(&["federation", "former"], &["r-1", "r-2"], Some("former/coluc"), false)]
+    fn a_cluster_is_taken_from_a_resource_that_is_known_to_be_gone(
+        #[case] watched: &[&str],
+        #[case] live: &[&str],
+        #[case] adopt_rows: Option<&str>,
+        #[case] taken: bool,
+    ) {
+        let mut desired = desired();
+        desired.live_owners = live.iter().copied().into();
+        let watched: Vec<String> = watched.iter().map(ToString::to_string).collect();
+        desired.live_owners.see_only(&watched);
+        desired.requests.adopt_rows = adopt_rows.map(str::to_owned);
+        let other = Owner {
+            namespace: "former".to_owned(),
+            uid: "r-2".to_owned(),
+            ..desired.owner.clone()
+        };
+        let mut ledger = Ledger {
+            owner: Some(other),
+            ..Ledger::unknown("055c13d9-943d-459d-a3c6-af1d1176936d")
+        };
+        claim(&mut ledger, &desired);
+        assert_eq!(ledger.is_of(&desired.owner.uid), taken);
+    }
 }
