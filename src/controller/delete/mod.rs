@@ -23,7 +23,7 @@ use super::rows::{Cleanup, Dropped, DroppedCluster, Memory};
 use super::{answer, finalizer, requests, validate};
 use crate::api::conditions::{self, Findings};
 use crate::api::reasons::Reason;
-use crate::api::status::XmppFederationStatus;
+use crate::api::status::{ImpStatus, XmppFederationStatus};
 use crate::api::{XmppFederation, request};
 use xmpp_federation_imp::desired::Requests;
 use xmpp_federation_imp::dropped::DroppedRecords;
@@ -193,18 +193,20 @@ pub async fn unreadable(
     let DroppedRecords { known, unreadable } = env.imp.left_by(&owner.uid, &[]);
     let mut why = vec!["the object does not fit the schema of this release".to_owned()];
     why.extend(unreadable);
+    let known = known.into_iter();
+    let known: Vec<_> = known.map(|record| DroppedCluster::new(record, Some(status))).collect();
+    // The status remembers those whose ledgers are lost.
+    let told: Vec<&ImpStatus> = known.iter().filter_map(|cluster| cluster.told_in(status)).collect();
+    let is_lost = |imp: &&ImpStatus| !told.iter().any(|told| std::ptr::eq(*told, *imp));
+    let lost = status.imp.iter().filter(is_lost).flat_map(execute::of_status);
     let left = LeftoverRows {
         abandoned: true,
         why: why.join("; "),
-        // The status remembers where the ledger was lost.
-        rows: if known.is_empty() {
-            status.imp.iter().flat_map(execute::of_status).collect()
-        } else {
-            let clusters = known
-                .into_iter()
-                .map(|record| DroppedCluster::new(record, Some(status)));
-            clusters.flat_map(|cluster| cluster.rows).collect()
-        },
+        rows: known
+            .iter()
+            .flat_map(|cluster| cluster.rows.clone())
+            .chain(lost)
+            .collect(),
     };
     // The object does not fit the type that events are written for: the log has to do.
     left.report(&owner);

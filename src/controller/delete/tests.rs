@@ -30,6 +30,7 @@ use crate::controller::desired::desired;
 use crate::controller::guard::ResourceGuard;
 use crate::controller::kube::Kind;
 use crate::controller::references::Secrets;
+use crate::controller::rows::to_ledger;
 use crate::controller::testing::{settings, spec};
 use crate::edges;
 use crate::runtime::metrics::Metrics;
@@ -161,9 +162,14 @@ fn names(object: &XmppFederation) -> Vec<String> {
 
 /// What the first entry is asked for.
 fn wanted_of(context: &Context, object: &XmppFederation, owner: &Owner, secrets: &Secrets) -> Desired {
-    let cluster = validate::dropped_entry(&object.spec.imp[0]).unwrap();
+    let entry = &object.spec.imp[0];
+    let cluster = validate::dropped_entry(entry).unwrap();
     let resource = resource(&context.environment, object, owner);
-    desired(&resource, &cluster, Place::default(), secrets, &[]).unwrap()
+    let place = Place {
+        reach: to_ledger(entry, secrets),
+        ..Place::default()
+    };
+    desired(&resource, &cluster, place, secrets, &[]).unwrap()
 }
 
 impl Bench {
@@ -548,10 +554,16 @@ async fn an_account_of_another_publisher_is_not_used_where_the_secret_is_gone() 
 }
 
 #[rstest]
-#[case::by_the_ledger(false, 2)]
-#[case::by_the_status_where_the_ledger_is_lost(true, 3)]
+#[case::by_the_ledger(false, &["main"], 2)]
+#[case::by_the_status_where_the_ledger_is_lost(true, &["main"], 3)]
+#[case::by_the_ledger_and_by_the_status_where_another_one_is_lost(false, &["main", "second (cups2.example.net)"], 5)]
+#[case::the_entry_leads_to_a_cluster_whose_ledger_is_lost(false, &["main", "main (cups.ciscotac.net)"], 5)]
 #[tokio::test(flavor = "multi_thread")]
-async fn rows_of_an_object_that_cannot_be_read_are_told_before_it_goes(#[case] lost: bool, #[case] count: u64) {
+async fn rows_of_an_object_that_cannot_be_read_are_told_before_it_goes(
+    #[case] lost: bool,
+    #[case] clusters: &[&str],
+    #[case] count: u64,
+) {
     let mut bench = Bench::start().await;
     if lost {
         bench.ledgers.clear();
@@ -563,11 +575,13 @@ async fn rows_of_an_object_that_cannot_be_read_are_told_before_it_goes(#[case] l
         component_id: format!("cm-{n}"),
         pkid: n.to_string(),
     };
+    let cluster = |name: &&str| ImpStatus {
+        name: (*name).to_owned(),
+        registrations: (0..3).map(registered).collect(),
+        ..ImpStatus::default()
+    };
     let mut status = XmppFederationStatus {
-        imp: vec![ImpStatus {
-            registrations: (0..3).map(registered).collect(),
-            ..ImpStatus::default()
-        }],
+        imp: clusters.iter().map(cluster).collect(),
         handled_requests: vec![HandledRequest {
             annotation: request::ABANDON_ROWS.to_owned(),
             value: "served".to_owned(),

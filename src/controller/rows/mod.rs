@@ -24,7 +24,7 @@ use super::questions::ClusterQuestion;
 use super::references::Secrets;
 use crate::api::XmppFederation;
 use crate::api::spec::ImpSpec;
-use crate::api::status::{LeavingStatus, XmppFederationStatus};
+use crate::api::status::{ImpStatus, LeavingStatus, XmppFederationStatus};
 use plan::{CleanupStep, Deadline};
 use xmpp_federation_imp::desired::{Desired, Sibling};
 use xmpp_federation_imp::dropped::{DroppedRecord, DroppedRecords};
@@ -177,6 +177,17 @@ impl DroppedCluster {
             Some(entry) => format!("{} ({})", entry.name, entry.publisher),
             None => self.record.name.clone(),
         }
+    }
+
+    /// What a status tells of it, before or after it left the spec.
+    pub fn told_in<'a>(&self, status: &'a XmppFederationStatus) -> Option<&'a ImpStatus> {
+        let find = |is_it: &dyn Fn(&ImpStatus) -> bool| status.imp.iter().find(|imp| is_it(imp));
+        let is_row = |pkid: &String| self.record.rows.iter().any(|row| row.pkid.to_string() == *pkid);
+        let entry = self.entry.as_ref().map(|entry| &entry.name);
+        find(&|imp| imp.name == self.name())
+            .or_else(|| find(&|imp| imp.registrations.iter().any(|row| is_row(&row.pkid))))
+            // An entry of that name may lead to another cluster by now.
+            .or_else(|| find(&|imp| Some(&imp.name) == entry))
     }
 
     /// What observers call it: no entry has a space in its name.
@@ -421,7 +432,6 @@ mod tests {
     use super::execute::removal;
     use super::testing::{at, dropped};
     use super::*;
-    use crate::api::status::ImpStatus;
     use crate::controller::desired::Resource;
     use crate::controller::references::SecretContent;
     use crate::controller::testing::{owner, spec_with};
