@@ -140,6 +140,15 @@ impl Manager {
         Ok((!files.is_empty()).then(|| rows.collect()))
     }
 
+    /// The nodes of the cluster that an entry leads to as the record has them; none where it may lead to several.
+    pub fn recorded_nodes(&self, owner_uid: &str, entry: &Sibling) -> Vec<String> {
+        let files = self.led_to(owner_uid, self.pkid_of(owner_uid, entry).as_ref(), &entry.publisher);
+        match files.as_deref() {
+            Ok([file]) => file.ledger.node_names(),
+            _ => Vec::new(),
+        }
+    }
+
     /// The ledgers of a resource that a publisher's name may lead to: that of the one that answered, else each whose
     /// publisher was reached by that name.
     fn led_to(
