@@ -10,6 +10,7 @@ use super::{Inputs, answering};
 use crate::api::conditions::Verdict;
 use crate::api::reasons::Reason;
 use crate::api::spec::ServiceType;
+use crate::controller::build::DesiredObject;
 use crate::controller::dereference::EdgePod;
 use crate::controller::objects::Content;
 
@@ -168,6 +169,10 @@ fn outdated(inputs: &Inputs<'_>, pods: &[&EdgePod]) -> Option<Verdict> {
         .find_map(|p| p.status.as_ref().err().filter(|_| p.name == *name));
     Some(match why {
         Some(error) => Verdict::unknown(Reason::ConfigNotLoaded, format!("pod {name}: {error}")),
+        None if matches!(inputs.desired.config, DesiredObject::Unchanged) => Verdict::unknown(
+            Reason::ConfigNotLoaded,
+            "the edge pods go on with the configuration that they have: a new one is written when it is known which routers they dial, 10 min after the start of the operator at the latest",
+        ),
         None => Verdict::no(
             Reason::ConfigNotLoaded,
             format!(
@@ -193,6 +198,7 @@ mod tests {
 
     use super::super::testing::{status, verdict, world};
     use crate::api::conditions::{Status, Type};
+    use crate::controller::build::DesiredObject;
     use crate::controller::kube::Kind;
     use crate::controller::objects::ExistingObject;
     use rstest::rstest;
@@ -326,6 +332,19 @@ mod tests {
             (Status::False, "ConfigNotLoaded")
         );
         assert!(verdict.message.contains("coluc-edge-0"), "{}", verdict.message);
+    }
+
+    #[test]
+    fn a_configuration_that_is_held_back_is_not_told_as_one_that_pods_should_load() {
+        let mut world = world("", Value::Null);
+        status(&mut world).config_hash = "older".to_owned();
+        world.desired.config = DesiredObject::Unchanged;
+        let verdict = verdict(&world, Type::EdgeAvailable);
+        assert_eq!(
+            (verdict.status, verdict.reason.as_str()),
+            (Status::Unknown, "ConfigNotLoaded")
+        );
+        assert!(!verdict.message.contains("told again"), "{}", verdict.message);
     }
 
     #[test]
