@@ -33,9 +33,6 @@ enum Step {
 /// What decides how an object works. Platforms write the other fields of a `ServiceAccount`.
 const ROOTS: [&str; 3] = ["f:spec", "f:automountServiceAccountToken", "f:immutable"];
 
-/// Fields that are kept of one object.
-const KEPT: usize = 20;
-
 /// Fields that somebody else manages and the operator does not.
 pub fn foreign(object: &DynamicObject) -> Vec<ForeignField> {
     let all = object.managed_fields().iter();
@@ -53,7 +50,6 @@ pub fn foreign(object: &DynamicObject) -> Vec<ForeignField> {
             }
         }
     }
-    found.truncate(KEPT);
     found
 }
 

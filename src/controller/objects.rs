@@ -39,6 +39,9 @@ pub struct ExistingObject {
     foreign: Vec<ForeignField>,
 }
 
+/// Fields of others that are told of one object.
+const TOLD: usize = 20;
+
 /// Annotation with the hash of what was sent, so that a field that is not wanted any more is noticed.
 pub const APPLIED: &str = "xmppfederation.io/applied";
 
@@ -138,11 +141,8 @@ impl ExistingObject {
     /// Whether it has all of `wanted`, which has that hash: nobody has changed or removed a field of it since it was
     /// applied.
     pub fn has(&self, wanted: &Value, hash: &str) -> bool {
-        if self.applied.as_deref() != Some(hash) {
-            return false;
-        }
         // An empty list is of nobody, so what others put into it takes nothing away.
-        if self.foreign.iter().any(|field| field.is_in(wanted)) {
+        if !self.was_applied(hash) || self.taken(wanted).is_some() {
             return false;
         }
         let mut own = self.own.lock();
@@ -153,9 +153,20 @@ impl ExistingObject {
         true
     }
 
-    /// Fields that others have added.
+    /// Fields that others have added, as many as are told.
     pub fn added<'a>(&'a self, wanted: &Value) -> impl Iterator<Item = &'a ForeignField> {
-        self.foreign.iter().filter(|field| !field.is_in(wanted))
+        let added = self.foreign.iter().filter(|field| !field.is_in(wanted));
+        added.take(TOLD)
+    }
+
+    /// A field that is wanted and that somebody else has taken.
+    pub fn taken<'a>(&'a self, wanted: &Value) -> Option<&'a ForeignField> {
+        self.foreign.iter().find(|field| field.is_in(wanted))
+    }
+
+    /// Whether what has that hash was applied to it last.
+    pub fn was_applied(&self, hash: &str) -> bool {
+        self.applied.as_deref() == Some(hash)
     }
 
     /// A key of a Secret, decoded.
@@ -308,6 +319,24 @@ mod tests {
         assert_eq!(found.has(&wanted, "hash"), same);
         let named: Vec<String> = found.added(&wanted).map(ToString::to_string).collect();
         assert_eq!(named, added);
+    }
+
+    #[test]
+    fn a_field_that_is_taken_is_found_behind_many_that_are_added() {
+        let mut theirs: serde_json::Map<String, Value> =
+            (0..30).map(|n| (format!("f:added{n:02}"), json!({}))).collect();
+        theirs.insert("f:externalIPs".to_owned(), json!({}));
+        let managed = json!([
+            {"manager": OBJECTS_MANAGER, "operation": "Apply", "fieldsV1": {"f:spec": {"f:type": {}}}},
+            {"manager": "kubectl", "operation": "Update", "fieldsV1": {"f:spec": theirs}}]);
+        let service = object(
+            json!({"apiVersion": "v1", "kind": "Service", "spec": {"type": "ClusterIP"},
+            "metadata": {"name": "coluc-edge", "annotations": {APPLIED: "hash"}, "managedFields": managed}}),
+        );
+        let found = ExistingObject::new(Kind::Service, service, None);
+        let wanted = json!({"spec": {"type": "ClusterIP", "externalIPs": []}});
+        assert!(!found.has(&wanted, "hash"));
+        assert_eq!(found.added(&wanted).count(), TOLD);
     }
 
     #[rstest]
