@@ -140,6 +140,7 @@ mod tests {
             name: "_xmpp-server._tcp.example.com".to_owned(),
             state: "Wrong".to_owned(),
             message: "It is wrong. ".repeat(1000),
+            unanswered_since: None,
         };
         let status = XmppFederationStatus {
             records: vec![record; 1500],

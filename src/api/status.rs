@@ -98,6 +98,9 @@ pub struct RecordStatus {
     pub state: String,
     /// What was found and what to do.
     pub message: String,
+    /// RFC 3339 time since when DNS gives no answer, where an earlier one stands.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unanswered_since: Option<String>,
 }
 
 /// One cluster of IM and Presence.

@@ -30,7 +30,7 @@ pub struct Wanted {
 }
 
 /// Verdict about one record.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, strum::IntoStaticStr)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, strum::IntoStaticStr, strum::EnumString)]
 pub enum RecordState {
     /// As wanted.
     Verified,
@@ -46,6 +46,13 @@ pub enum RecordState {
     PartnerMissing,
     /// A partner's record of which DNS never gave an answer.
     PartnerUnknown,
+}
+
+impl RecordState {
+    /// Whether it is that of a partner's record.
+    pub const fn is_of_a_partner(self) -> bool {
+        matches!(self, Self::PartnerFound | Self::PartnerMissing | Self::PartnerUnknown)
+    }
 }
 
 /// One record and what to do about it.
@@ -163,7 +170,9 @@ impl Question {
             Self::Partner(domain) => RecordStatus::new(
                 Service::Server.record(domain),
                 RecordState::PartnerUnknown,
-                format!("{failed}; the DNS servers of {domain} may be down"),
+                format!(
+                    "{failed}; the DNS servers of {domain} may be down, or the resolvers (spec.dns.resolvers) not answer"
+                ),
             ),
         }
     }

@@ -165,7 +165,7 @@ pub async fn run(
     let clusters: Vec<ClusterResult> = valid.imp.iter().map(result).collect();
     let routers = addresses_of_routers(env, valid, &clusters, &last.routers(valid, view));
     let addresses = public_addresses(valid, view);
-    let records = records::look(env, valid, &addresses, refresh.as_ref());
+    let records = records::look(env, valid, &addresses, refresh.as_ref(), object.status.as_ref());
     Ok(Outcome::Done(Box::new(Effects {
         clusters,
         pending,

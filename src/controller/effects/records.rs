@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use xmpp_federation_core::Domain;
 use xmpp_federation_core::edge_config::PrivacyMode;
 
+use crate::api::status::{self, XmppFederationStatus};
 use crate::backoff::doubled;
 use crate::controller::environment::Environment;
 use crate::controller::observer::Observation;
@@ -31,6 +32,8 @@ pub struct Records {
     pub partners_seen: bool,
     /// Why ours cannot be looked at.
     pub error: Option<String>,
+    /// Why partners' cannot.
+    pub partners_error: Option<String>,
     /// All of ours were looked at, for what is wanted now.
     pub current: bool,
     /// Time to the next look.
@@ -70,8 +73,40 @@ fn pace(answer: &RecordsAnswer) -> Duration {
     }
 }
 
+impl From<&RecordStatus> for status::RecordStatus {
+    fn from(found: &RecordStatus) -> Self {
+        Self {
+            name: found.name.clone(),
+            state: <&str>::from(found.state).to_owned(),
+            message: found.message.clone(),
+            unanswered_since: found.unanswered_since.map(|since| since.to_string()),
+        }
+    }
+}
+
+/// What a status tells of partners' records: another process may have found them.
+fn told(last: Option<&XmppFederationStatus>) -> Vec<RecordStatus> {
+    let records = last.into_iter().flat_map(|status| &status.records);
+    let told = records.filter_map(|record| {
+        let state: RecordState = record.state.parse().ok()?;
+        Some(RecordStatus {
+            name: record.name.clone(),
+            state,
+            message: record.message.clone(),
+            unanswered_since: record.unanswered_since.as_ref().and_then(|since| since.parse().ok()),
+        })
+    });
+    told.filter(|record| record.state.is_of_a_partner()).collect()
+}
+
 /// What was seen of the records last; they are looked up where that is due.
-pub fn look(env: &Environment, valid: &ValidSpec, addresses: &[IpAddr], refresh: Option<&String>) -> Records {
+pub fn look(
+    env: &Environment,
+    valid: &ValidSpec,
+    addresses: &[IpAddr],
+    refresh: Option<&String>,
+    last: Option<&XmppFederationStatus>,
+) -> Records {
     let ask = |name: &'static str, domains: Vec<Domain>, partners: Vec<Domain>| {
         let question = RecordsQuestion {
             wanted: Wanted {
@@ -89,13 +124,15 @@ pub fn look(env: &Environment, valid: &ValidSpec, addresses: &[IpAddr], refresh:
         records.look(&valid.owner, name, &question, due, |before| {
             let wanted = question.wanted.clone();
             let resolver = env.observers.resolvers.get(name, &question.resolvers);
+            let first = before.is_none() && !wanted.partners.is_empty();
+            let told = if first { told(last) } else { Vec::new() };
             async move {
                 let found = match resolver {
                     Ok(resolver) => Ok(Box::pin(verify(&resolver, &wanted)).await),
                     Err(error) => Err(error),
                 };
                 let last = before.iter().flat_map(|before| before.found.iter().flatten());
-                let last: Vec<RecordStatus> = last.cloned().collect();
+                let last: Vec<RecordStatus> = last.cloned().chain(told).collect();
                 let found = found.map(|found| hold(&last, found, Timestamp::now()));
                 let same = |before: &RecordsAnswer| matches!((&before.found, &found), (Ok(a), Ok(b)) if a == b);
                 let repeats = before
@@ -108,11 +145,12 @@ pub fn look(env: &Environment, valid: &ValidSpec, addresses: &[IpAddr], refresh:
     let own = ask("own", valid.hosted.clone(), Vec::new());
     let partners = looked_up(valid);
     let partners = (!partners.is_empty()).then(|| ask("partners", Vec::new(), partners));
-    let error = own.as_ref().and_then(|own| own.answer.found.as_ref().err());
+    let error = |seen: Option<&Observation<RecordsAnswer>>| Some(seen?.answer.found.as_ref().err()?.to_string());
     let mut records = Records {
         own_seen: own.is_some(),
         partners_seen: partners.as_ref().is_none_or(Option::is_some),
-        error: error.map(ToString::to_string),
+        error: error(own.as_ref()),
+        partners_error: error(partners.as_ref().and_then(Option::as_ref)),
         current: own.as_ref().is_some_and(|own| own.current),
         due: RECORDS_GOOD,
         ..Records::default()
@@ -126,4 +164,40 @@ pub fn look(env: &Environment, valid: &ValidSpec, addresses: &[IpAddr], refresh:
 fn take(records: &mut Records, seen: &Observation<RecordsAnswer>) {
     records.due = records.due.min(pace(&seen.answer).saturating_sub(seen.age));
     records.found.extend(seen.answer.found.iter().flatten().cloned());
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    #[test]
+    fn what_another_process_found_of_a_partner_stands_while_dns_gives_no_answer() {
+        let (first, second) = (Timestamp::UNIX_EPOCH, Timestamp::from_second(9).unwrap());
+        let found = |state, message: &str| RecordStatus {
+            name: "_xmpp-server._tcp.vngtp.lab".to_owned(),
+            state,
+            message: message.to_owned(),
+            unanswered_since: None,
+        };
+        let unanswered = || vec![found(RecordState::PartnerUnknown, "could not be looked up (dead)")];
+        let before = [found(RecordState::PartnerFound, "leads to xmpp.vngtp.lab")];
+        // Written into the status, and read by the next process.
+        let written = |records: &[RecordStatus]| XmppFederationStatus {
+            records: records.iter().map(status::RecordStatus::from).collect(),
+            ..XmppFederationStatus::default()
+        };
+        let held = hold(&told(Some(&written(&before))), unanswered(), first);
+        let record = held.first().unwrap();
+        assert_eq!(record.state, RecordState::PartnerFound);
+        assert!(
+            record.message.starts_with("leads to xmpp.vngtp.lab; since "),
+            "{record:?}"
+        );
+        // And by the one after that: since when does not change.
+        assert_eq!(hold(&told(Some(&written(&held))), unanswered(), second), held);
+        // What it found of our own is looked at anew.
+        let own = [found(RecordState::Verified, "")];
+        assert_eq!(told(Some(&written(&own))), []);
+    }
 }

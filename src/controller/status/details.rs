@@ -8,6 +8,7 @@ use crate::api::status::{
 };
 use crate::controller::build::material::Certificate;
 use crate::controller::dereference::EdgePod;
+use crate::records::RecordState;
 use xmpp_federation_imp::report::Report;
 
 /// The status, without its conditions; what cannot be looked at now stays as it was.
@@ -51,18 +52,21 @@ pub fn details(inputs: &Inputs<'_>, previous: &XmppFederationStatus) -> XmppFede
     }
 }
 
-/// Ours, then partners'; while ours cannot be looked at, as they were.
+/// Ours, then partners'; what cannot be looked at is as it was.
 fn records(inputs: &Inputs<'_>, previous: &XmppFederationStatus) -> Vec<RecordStatus> {
     let records = &inputs.effects.records;
     if !records.own_seen || records.error.is_some() {
         return previous.records.clone();
     }
-    let status = |record: &crate::records::RecordStatus| RecordStatus {
-        name: record.name.clone(),
-        state: <&str>::from(record.state).to_owned(),
-        message: record.message.clone(),
-    };
-    records.found.iter().map(status).collect()
+    let partners_seen = records.partners_seen && records.partners_error.is_none();
+    let of_a_partner = |record: &&RecordStatus| record.state.parse().is_ok_and(RecordState::is_of_a_partner);
+    let before = previous.records.iter().filter(of_a_partner).filter(|_| !partners_seen);
+    records
+        .found
+        .iter()
+        .map(RecordStatus::from)
+        .chain(before.cloned())
+        .collect()
 }
 
 /// Those of the spec, then those that left it.

@@ -41,6 +41,9 @@ pub(super) fn verdict(inputs: &Inputs<'_>) -> Verdict {
     if let Some(record) = records.find(|record| fails(record.state)) {
         return Verdict::no(Reason::PartnersFailing, format!("{}: {}", record.name, record.message));
     }
+    if let Some(error) = &inputs.effects.records.partners_error {
+        return Verdict::unknown(Reason::RecordsUnknown, error);
+    }
     if !inputs.effects.records.partners_seen {
         return Verdict::unknown(Reason::NotLookedYet, "the records of partners were not looked at yet");
     }
@@ -79,6 +82,15 @@ mod tests {
             "{}",
             verdict.message
         );
+    }
+
+    #[test]
+    fn partners_whose_records_cannot_be_asked_for_are_not_told_as_reached() {
+        let mut world = world("", Value::Null);
+        let error = "the DNS resolver cannot be set up: no such file; check dns.resolvers";
+        world.records.partners_error = Some(error.to_owned());
+        let verdict = verdict(&world, Type::PartnersReachable);
+        assert_eq!((verdict.status, verdict.message.as_str()), (Status::Unknown, error));
     }
 
     #[test]

@@ -40,6 +40,7 @@ pub struct World {
     pub desired: DesiredObjects,
     pub stateful_set: Option<Arc<ExistingObject>>,
     pub imp: Result<Report, String>,
+    pub records: Records,
 }
 
 pub fn link(state: LinkState) -> LinkStatus {
@@ -133,6 +134,11 @@ pub fn world(path: &str, value: Value) -> World {
         desired,
         stateful_set: None,
         imp: Err("Secret cups-axl does not exist".to_owned()),
+        records: Records {
+            own_seen: true,
+            partners_seen: true,
+            ..Records::default()
+        },
     }
 }
 
@@ -165,11 +171,7 @@ pub fn verdict(world: &World, kind: Type) -> Verdict {
         clusters: results,
         pending: Vec::new(),
         hidden: None,
-        records: Records {
-            own_seen: true,
-            partners_seen: true,
-            ..Records::default()
-        },
+        records: world.records.clone(),
         routers: RouterAddresses::new(),
         addresses: world.addresses.clone(),
         notes: Vec::new(),
