@@ -1,5 +1,6 @@
 //! Fills the snapshots and runs the reconciles: one watch per kind and namespace, and workers at the queue.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,6 +12,7 @@ use kube::core::NamespaceResourceScope;
 use kube::runtime::watcher::{self, Event};
 use kube::runtime::{WatchStreamExt as _, watcher as watch_objects};
 use kube::{Resource, ResourceExt};
+use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
 use strum::IntoEnumIterator as _;
 use tokio::sync::Notify;
@@ -36,8 +38,40 @@ const WORKERS: usize = 16;
 /// Objects in one answer of a list.
 const PAGE: u32 = 50;
 
-/// A watch that goes on failing is told this often.
+/// A watch that goes on failing is told this often, …
 const TELL_EVERY: Duration = Duration::from_mins(5);
+/// … and all that fail together: they do when the API server goes.
+const TELL_TOGETHER: Duration = Duration::from_mins(1);
+
+/// Watches that failed.
+#[derive(Debug, Default)]
+struct FailedWatches {
+    told: Option<Instant>,
+    /// When each was told; `None`: it is not told yet.
+    each: BTreeMap<String, Option<Instant>>,
+}
+
+impl FailedWatches {
+    /// One fails; those that are told now.
+    fn failed(&mut self, watch: String, now: Instant) -> Option<String> {
+        let lately = |told: Option<Instant>, pause| told.is_some_and(|told| now.duration_since(told) < pause);
+        let told = self.each.entry(watch).or_default();
+        if lately(*told, TELL_EVERY) {
+            return None;
+        }
+        *told = None;
+        if lately(self.told, TELL_TOGETHER) {
+            return None;
+        }
+        self.told = Some(now);
+        let untold = self.each.iter_mut().filter(|(_, told)| told.is_none());
+        let names = untold.map(|(name, told)| {
+            *told = Some(now);
+            name.as_str()
+        });
+        Some(names.collect::<Vec<_>>().join(", "))
+    }
+}
 
 /// Runs until `stop` is done, in these namespaces (none: in all); reconciles under way are finished.
 pub async fn run(
@@ -47,6 +81,7 @@ pub async fn run(
     readiness: Readiness,
     stop: impl Future<Output = ()> + Send,
 ) {
+    context.environment.snapshots.watch_only(&namespaces);
     let scopes: Vec<Scope> = if namespaces.is_empty() {
         vec![None]
     } else {
@@ -54,10 +89,16 @@ pub async fn run(
     };
     let listed = Arc::new(Notify::new());
     let mut watches = JoinSet::new();
-    for scope in &scopes {
-        start(&mut watches, &context, scope, &listed);
+    let feed = Feed {
+        context: Arc::clone(&context),
+        scope: None,
+        listed: Arc::clone(&listed),
+        failed: Arc::default(),
+    };
+    for scope in scopes.iter().cloned() {
+        start(&mut watches, &Feed { scope, ..feed.clone() });
     }
-    follow_ledgers(&mut watches, &context, &ledgers, &listed);
+    follow_ledgers(&mut watches, feed, &ledgers);
     let env = &context.environment;
     let references = Arc::clone(&env.snapshots.references);
     watches.spawn(references.fetch(env.client.clone(), Arc::clone(&env.queue)));
@@ -81,7 +122,6 @@ pub async fn run(
 }
 
 /// Waits until every kind was listed in every namespace: before that, what is missing may exist.
-    context.environment.snapshots.watch_only(&namespaces);
 async fn complete(env: &Environment, ledgers: &KubeStore, scopes: &[Scope], readiness: &Readiness, listed: &Notify) {
     loop {
         let again = listed.notified();
@@ -118,18 +158,13 @@ async fn work(context: Arc<Context>) {
 }
 
 /// Starts all watches of one scope.
-fn start(watches: &mut JoinSet<()>, context: &Arc<Context>, scope: &Scope, listed: &Arc<Notify>) {
-    let env = &context.environment;
+fn start(watches: &mut JoinSet<()>, feed: &Feed) {
+    let env = &feed.context.environment;
     let ours = watcher::Config::default()
         .labels(&format!("{}={}", MANAGED_BY.0, MANAGED_BY.1))
         .page_size(PAGE);
     let all = watcher::Config::default().page_size(PAGE);
-    let feed = Feed {
-        context: Arc::clone(context),
-        scope: scope.clone(),
-        listed: Arc::clone(listed),
-    };
-    let namespace = scope.as_deref();
+    let namespace = feed.scope.as_deref();
     let dynamic = |resource: &ApiResource| match namespace {
         Some(namespace) => Api::namespaced_with(env.client.clone(), namespace, resource),
         None => Api::all_with(env.client.clone(), resource),
@@ -151,17 +186,14 @@ fn start(watches: &mut JoinSet<()>, context: &Arc<Context>, scope: &Scope, liste
     watches.spawn(feed.clone().follow("Secret", secrets, all.clone(), take));
     let maps = typed::<PartialObjectMeta<ConfigMap>>(env, namespace);
     let take = |feed: &Feed, event| feed.reference(Kind::ConfigMap, event);
-    watches.spawn(feed.follow("ConfigMap", maps, all, take));
+    watches.spawn(feed.clone().follow("ConfigMap", maps, all, take));
 }
 
 /// Starts the watch of the operator's own ConfigMaps.
-fn follow_ledgers(watches: &mut JoinSet<()>, context: &Arc<Context>, ledgers: &Arc<KubeStore>, listed: &Arc<Notify>) {
+fn follow_ledgers(watches: &mut JoinSet<()>, feed: Feed, ledgers: &Arc<KubeStore>) {
     let (api, config) = ledgers.watched();
-    let feed = Feed {
-        context: Arc::clone(context),
-        scope: api.namespace().map(ToOwned::to_owned),
-        listed: Arc::clone(listed),
-    };
+    let scope = api.namespace().map(ToOwned::to_owned);
+    let feed = Feed { scope, ..feed };
     let ledgers = Arc::clone(ledgers);
     let take = move |feed: &Feed, event| feed.ledger(&ledgers, event);
     watches.spawn(feed.follow("ConfigMap", api, config.page_size(PAGE), take));
@@ -183,6 +215,7 @@ struct Feed {
     context: Arc<Context>,
     scope: Scope,
     listed: Arc<Notify>,
+    failed: Arc<Mutex<FailedWatches>>,
 }
 
 impl Feed {
@@ -198,7 +231,6 @@ impl Feed {
     {
         let env = &self.context.environment;
         let mut events = Box::pin(watch_objects(api, config).default_backoff());
-        let mut told: Option<Instant> = None;
         while let Some(event) = events.next().await {
             match event {
                 Ok(event) => take(&self, event),
@@ -206,14 +238,16 @@ impl Feed {
                 Err(watcher::Error::WatchError(status)) if status.code == 410 => {}
                 Err(error) => {
                     env.metrics.watch_errors.get_or_create(&ByKind { kind }).inc();
-                    if told.is_none_or(|told| told.elapsed() >= TELL_EVERY) {
-                        told = Some(Instant::now());
-                        let namespace = self.scope.as_deref().unwrap_or("all namespaces");
+                    let namespace = self.scope.as_deref().unwrap_or("all namespaces");
+                    let failed = self
+                        .failed
+                        .lock()
+                        .failed(format!("{kind} in {namespace}"), Instant::now());
+                    if let Some(watches) = failed {
                         tracing::warn!(
-                            kind,
-                            namespace,
+                            watches,
                             error = sentence_of(&error),
-                            "a watch fails and is tried again; check that the definition is installed and the role grants list and watch"
+                            "watches fail and are tried again; check that the definition is installed and the role grants list and watch"
                         );
                     }
                 }
@@ -381,4 +415,29 @@ fn instance(object: &impl ResourceExt) -> Option<ObjectName> {
         namespace: object.namespace()?,
         name: object.labels().get(INSTANCE_LABEL)?.clone(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn watches_that_fail_together_are_one_line_in_a_minute_and_each_is_told_every_five() {
+        let (mut failed, start) = (FailedWatches::default(), Instant::now());
+        let mut told = Vec::new();
+        // All but Pod are well after two minutes.
+        for second in 0..660_u64 {
+            for watch in ["Pod", "Secret", "Service"] {
+                if second < 120 || watch == "Pod" {
+                    let now = start + Duration::from_secs(second);
+                    told.extend(failed.failed(watch.to_owned(), now).map(|watches| (second, watches)));
+                }
+            }
+        }
+        let told: Vec<(u64, &str)> = told
+            .iter()
+            .map(|(second, watches)| (*second, watches.as_str()))
+            .collect();
+        assert_eq!(told, [(0, "Pod"), (60, "Secret, Service"), (300, "Pod"), (600, "Pod")]);
+    }
 }
