@@ -21,6 +21,7 @@ xmpp_federation_imp::reasons! {
         UsedTwice: "A domain, realm or IM and Presence cluster is used by two resources.", "Remove it from one of the two resources.";
         ForeignObject: "An object of a needed name exists and is not ours.", "Delete or rename that object, or name the resource differently.";
         FormerObject: "An object of a former resource of this name is still being deleted.", "Wait for the garbage collector.";
+        WritesUndone: "Somebody changes an object of ours back after each write.", "Stop the writer that the message names.";
         ApiRefused: "The Kubernetes API refused an object.", "Read the message; it is the API server's.";
         SecretMissing: "A Secret or a key in it is missing.", "Create the Secret with the key named in the message.";
         SecretInvalid: "A Secret's content is not usable.", "Correct the Secret as the message says.";

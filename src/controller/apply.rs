@@ -20,6 +20,7 @@ use super::fields::ForeignField;
 use super::kube::{Error, Kind, call};
 use super::names::Owner;
 use super::objects::{APPLIED, ExistingObject};
+use super::repairs::Repairs;
 use crate::api::{CONFIG_HASH, OBJECTS_MANAGER};
 use crate::backoff::doubled;
 
@@ -42,6 +43,15 @@ pub enum ApplyError {
     Predecessor { kind: &'static str, name: String },
     #[error(transparent)]
     Kube(#[from] Error),
+    /// Somebody undoes each write.
+    #[error(
+        "{kind} {name} is changed back again and again ({by}) after the operator wrote it; stop that writer. The operator writes ever later, every 5 min at the longest"
+    )]
+    Undone {
+        kind: &'static str,
+        name: String,
+        by: String,
+    },
     /// A pod that cannot be told: until it is tried again.
     #[error(transparent)]
     Untold(Arc<Error>),
@@ -55,6 +65,9 @@ pub enum ApplyError {
 #[derive(Debug, Default)]
 pub struct SentObjects {
     objects: HashMap<(Kind, String), (String, [u8; 32])>,
+    /// All objects were there once.
+    whole: bool,
+    repairs: Repairs,
     told: NotifiedPods,
 }
 
@@ -162,7 +175,9 @@ pub async fn run(
             Err(error) => Err(error),
         });
     }
-    if !applied.written.is_empty() {
+    if applied.written.is_empty() {
+        sent.with(&owner.uid, |sent| sent.whole |= applied.failed.is_empty());
+    } else {
         let objects: Vec<String> = applied.written.iter().map(ToString::to_string).collect();
         tracing::info!(
             namespace = owner.namespace,
@@ -263,6 +278,11 @@ impl Target<'_> {
             None => self.unlabelled(kind, name).await?,
         };
         let found = found.or(unlabelled.as_ref());
+        // Nothing else is wanted than what was written.
+        let again = match found {
+            Some(found) => found.was_applied(&hash),
+            None => self.sent.with(uid, |sent| sent.whole),
+        };
         if let Some(found) = found {
             self.check(kind, name, found)?;
             let same = (hash.clone(), found.digest);
@@ -273,6 +293,15 @@ impl Target<'_> {
             // Refused if the object was deleted and made anew by somebody else since.
             merge(&mut body, json!({"metadata": {"uid": found.uid}}));
         }
+        let undone = || {
+            let taken = found.and_then(|found| found.taken(desired)).map(ToString::to_string);
+            let by = taken.unwrap_or_else(|| "it is deleted, or fields are removed".to_owned());
+            let (kind, name) = (kind.as_str(), name.to_owned());
+            ApplyError::Undone { kind, name, by }
+        };
+        if again && !self.sent.with(uid, |sent| sent.repairs.are_due(&key, Instant::now())) {
+            return Err(undone());
+        }
         let mut params = PatchParams::apply(OBJECTS_MANAGER);
         params.force = found.is_some();
         let what = || format!("{} {name} cannot be applied", kind.as_str());
@@ -281,6 +310,7 @@ impl Target<'_> {
         let read = |written: &ExistingObject| (written.digest, written.has(&body, &hash));
         let (digest, whole) = self.env.snapshots.answered(kind, answer, lists, read);
         let changed = found.is_none_or(|found| found.digest != digest);
+        let fights = again && self.sent.with(uid, |sent| sent.repairs.note(&key, Instant::now()));
         self.sent.with(uid, |sent| {
             // An object that has all says so itself.
             if whole {
@@ -289,6 +319,9 @@ impl Target<'_> {
                 sent.objects.insert(key, (hash, digest));
             }
         });
+        if fights {
+            return Err(undone());
+        }
         Ok(changed.then(|| ObjectWrite::new(kind, name, false)))
     }
 

@@ -38,6 +38,7 @@ mod questions;
 mod queue;
 mod reconcile;
 mod references;
+mod repairs;
 mod requests;
 mod requeue;
 mod resource;

@@ -1,7 +1,19 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 use super::*;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use http::{Method, Request, Response, StatusCode};
+use kube::client::Body;
+
+use crate::controller::context::Context;
+use crate::controller::guard::ResourceGuard;
 use crate::controller::pods::PodState;
 use crate::controller::status::testing::world;
+use crate::controller::testing::settings;
+use crate::edges;
+use crate::runtime::metrics::Metrics;
+use xmpp_federation_imp::Manager;
+use xmpp_federation_imp::store::MemoryStore;
 
 /// One pod and the time; the annotation is written as it is asked for.
 struct Bench {
@@ -88,4 +100,81 @@ fn a_pod_that_loaded_its_configuration_or_refuses_it_is_not_told_again() {
         reason: "line 3".to_owned(),
     });
     assert_eq!(bench.run("mounted", "wanted", Duration::from_hours(1)), [0_u64; 0]);
+}
+
+/// Its API server writes what it is sent; how often it wrote the public Service.
+fn context() -> (Context, Arc<AtomicUsize>) {
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let writes = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&writes);
+    let service = tower::service_fn(move |request: Request<Body>| {
+        let counted = Arc::clone(&counted);
+        async move {
+            let (parts, body) = request.into_parts();
+            let body = body.collect_bytes().await?;
+            let mut object: Value = serde_json::from_slice(&body).unwrap_or_default();
+            let code = if parts.method == Method::GET {
+                object = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
+                    "message": "not found", "reason": "NotFound", "code": 404});
+                StatusCode::NOT_FOUND
+            } else {
+                merge(&mut object, json!({"metadata": {"uid": "o-1", "resourceVersion": "2"}}));
+                StatusCode::OK
+            };
+            if parts.uri.path().ends_with("/services/coluc-edge") && parts.method == Method::PATCH {
+                counted.fetch_add(1, Ordering::Relaxed);
+            }
+            let response = Response::builder().status(code);
+            Ok::<_, kube::Error>(response.body(Body::from(object.to_string().into_bytes())).unwrap())
+        }
+    });
+    let client = kube::Client::new(service, "federation");
+    let guard = ResourceGuard::new(client.clone(), || true);
+    let context = Context::new(
+        client,
+        Manager::new(Arc::new(MemoryStore::default()), Arc::new(guard)),
+        edges::Client::new().unwrap(),
+        Metrics::new(),
+        settings(),
+        "operator-1".to_owned(),
+    );
+    (context, writes)
+}
+
+#[tokio::test]
+async fn an_object_that_somebody_changes_back_each_time_is_written_ever_later_and_named() {
+    let (context, writes) = context();
+    let (world, env) = (world("", Value::Null), &context.environment);
+    let wanted = serde_json::to_value(&world.desired.service).unwrap();
+    let hash = crate::controller::build::sha256(wanted.to_string().as_bytes());
+    let managed = |manager: &str, operation: &str, fields: Value| json!({"manager": manager, "operation": operation, "fieldsV1": {"f:spec": fields}});
+    let spoilt = json!({"apiVersion": "v1", "kind": "Service", "spec": {"type": "ClusterIP"}, "metadata": {
+        "name": "coluc-edge", "uid": "o-1", "annotations": {APPLIED: hash},
+        "ownerReferences": [{"apiVersion": "v1", "kind": "XmppFederation", "name": "coluc", "uid": "uid-1"}],
+        "managedFields": [managed(OBJECTS_MANAGER, "Apply", json!({"f:ports": {}})),
+            managed("platform", "Update", json!({"f:type": {}}))]}});
+    let spoilt = ExistingObject::new(Kind::Service, serde_json::from_value(spoilt).unwrap(), None);
+    let live = ExistingObjects {
+        service: Some(Arc::new(spoilt)),
+        ..ExistingObjects::default()
+    };
+    let mut told = Vec::new();
+    for _ in 0..40 {
+        let applied = run(env, &context.caches.sent, &world.valid.owner, &world.desired, &live).await;
+        let failed = applied.failed.iter().map(ToString::to_string);
+        told.push(
+            failed
+                .filter(|error| error.starts_with("Service coluc-edge "))
+                .collect::<Vec<_>>(),
+        );
+    }
+    assert_eq!(writes.load(Ordering::Relaxed), 16);
+    assert!(told.iter().take(15).all(Vec::is_empty), "{told:?}");
+    for errors in told.iter().skip(15) {
+        assert_eq!(errors.len(), 1, "{told:?}");
+        assert!(
+            errors.iter().all(|error| error.contains("spec.type by platform")),
+            "{errors:?}"
+        );
+    }
 }

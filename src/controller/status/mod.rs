@@ -107,6 +107,7 @@ fn not_applied(findings: &mut Findings, failed: &[ApplyError]) {
     let (reason, lasting) = match first {
         ApplyError::Foreign { .. } => (Reason::ForeignObject, true),
         ApplyError::Predecessor { .. } => (Reason::FormerObject, false),
+        ApplyError::Undone { .. } => (Reason::WritesUndone, true),
         ApplyError::Json(_) => (Reason::InternalError, true),
         // A value that only the API server can judge, such as a pod's affinity; a webhook that refuses.
         ApplyError::Kube(error) => refused(error),
