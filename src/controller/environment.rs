@@ -97,8 +97,10 @@ impl Environment {
         notes.collect()
     }
 
-    /// What a cluster of IM and Presence answered last, by the caller's name for it. It is asked, one step at a
-    /// time, when its answer says so.
+    /// What a cluster of IM and Presence answered last, by the caller's name for it: nothing before its first answer, and
+    /// the answer to an earlier question until `current`. This call may start the next look, one step of the cluster's work,
+    /// if the question changed or the last answer is due again. That look's own answer wakes the resource, and the next call
+    /// returns it.
     pub fn ask_cluster(
         &self,
         owner: &Owner,

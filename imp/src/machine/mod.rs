@@ -4,6 +4,22 @@
 //! [`Machine::poll`] names one [`Request`] or ends the turn; [`Machine::answered`] takes in what came of the request. A turn
 //! reads as much as the plan asks for and changes one thing at most.
 //!
+//! | [`State`] | requests | answer | next state | file |
+//! |---|---|---|---|---|
+//! | `Over` | [`Request::Prepare`], if the target changed or a person asks | `Connected` | `Look` | here |
+//! | `Look` | [`Request::LoadLedger`] | `Ledger` | `Learn`; `Plan` without a usable ledger | [`learn`] |
+//! | `Learn` | [`Request::SaveLedger`], if something was learned | `Saved` | `Plan` | [`learn`] |
+//! | `Plan` | [`Request::Read`] | `Read` | `Look` | here, [`reads`] |
+//! | `Plan` | [`Request::Confirm`] | `Confirmed` | `Permitted`; `End` if it is refused | here |
+//! | `Plan` | nothing, where there is nothing to do now | | the turn ends | here |
+//! | `Permitted` | [`Request::SaveLedger`] with the intent | `Saved` | `Recorded`; `Look` if it is not saved, or was no more than that | [`change`] |
+//! | `Recorded` | [`Request::Change`] | `Written`, `Commanded` | `Outcome` | [`change`] |
+//! | `Outcome` | [`Request::SaveLedger`] with the outcome | `Saved` | `Look` | [`change`] |
+//! | `End` | nothing | | the turn ends | here |
+//!
+//! Between request and answer the state is one that waits: `Preparing`, `Loading`, `Saving`, `Reading`, `Confirming` or
+//! `Changing`.
+//!
 //! - [`intent`]: a change is requested only after the ledger that names it was saved
 //! - [`change`]: permission, intent, call, outcome; [`reads`]: what answers to reads mean
 //! - [`learn`]: the ledger, loaded and brought up to what was seen; [`removal`]: the rows of a resource that goes
