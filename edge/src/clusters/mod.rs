@@ -99,3 +99,17 @@ pub fn select<'a>(clusters: &'a [Arc<Cluster>], live: &Live, domain: &Domain) ->
         .or_else(|| serving().find(|cluster| cluster.queue.is_up()))
         .or_else(|| serving().next())
 }
+
+/// The cluster that gets what waits for one without any link: the first with a link that is up among those that serve at
+/// least the same domains (an intercluster peer).
+pub fn peer_of<'a>(clusters: &'a [Arc<Cluster>], live: &Live, down: &str) -> Option<&'a Arc<Cluster>> {
+    let routers = &live.config.routers;
+    let domains = &routers.iter().find(|router| router.name == down)?.domains;
+    routers
+        .iter()
+        .filter(|router| {
+            router.domains.is_empty() || (!domains.is_empty() && domains.iter().all(|d| router.domains.contains(d)))
+        })
+        .filter_map(|router| clusters.iter().find(|cluster| cluster.name == router.name))
+        .find(|cluster| cluster.queue.is_up())
+}

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use xmpp_federation_core::Domain;
 
 use super::negotiate::{Addresses, answer_header, features, new_id, read_header};
-use super::session::{AuthenticatedPair, Session};
+use super::session::Session;
 use crate::config::Live;
 use crate::observe::log_rate::Party;
 use crate::refusal::{Check, Refusal};
@@ -167,24 +167,6 @@ impl Session {
         let written = theirs.from.as_deref().unwrap_or_default();
         self.authenticated(live, local, remote, Mechanism::External, written);
         Ok(())
-    }
-
-    /// Whether this stream may carry a remote domain.
-    pub(super) fn terms(&self, live: &Live, remote: &Domain) -> Result<(), Refusal> {
-        let shown = self.wire.transport.shown();
-        let kept = &self.external.certificate;
-        terms::check(live, &self.shared().memory, shown, kept, remote)
-    }
-
-    /// Whether a pair that was authenticated may go on after a reload.
-    pub(super) fn still_counts(&self, live: &Live, pair: &AuthenticatedPair) -> Result<(), Refusal> {
-        let shown = self.wire.transport.shown();
-        match (pair.mechanism, shown) {
-            (Mechanism::External, Some(shown)) => {
-                terms::certificate(live, shown, &self.external.certificate, &pair.remote)
-            }
-            _ => self.terms(live, &pair.remote),
-        }
     }
 }
 

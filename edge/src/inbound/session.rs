@@ -32,7 +32,7 @@ use crate::jid::DomainCache;
 use crate::observe::log_rate::Party;
 use crate::observe::metrics::Bound;
 use crate::observe::registry::StreamGuard;
-use crate::refusal::Check;
+use crate::refusal::{Check, Refusal};
 use crate::shared::Shared;
 use crate::stanza::is_stanza;
 use crate::stream::established::{Driver, TaskFuture, drive};
@@ -516,6 +516,24 @@ impl Session {
         if !self.pairs.is_empty() {
             let limits = self.limits(&self.shared().live());
             self.wire.framer.set_limits(limits);
+        }
+    }
+
+    /// Whether this stream may carry a remote domain.
+    pub(super) fn terms(&self, live: &Live, remote: &Domain) -> Result<(), Refusal> {
+        let shown = self.wire.transport.shown();
+        let kept = &self.external.certificate;
+        terms::check(live, &self.shared().memory, shown, kept, remote)
+    }
+
+    /// Whether a pair that was authenticated may go on after a reload.
+    fn still_counts(&self, live: &Live, pair: &AuthenticatedPair) -> Result<(), Refusal> {
+        let shown = self.wire.transport.shown();
+        match (pair.mechanism, shown) {
+            (Mechanism::External, Some(shown)) => {
+                terms::certificate(live, shown, &self.external.certificate, &pair.remote)
+            }
+            _ => self.terms(live, &pair.remote),
         }
     }
 

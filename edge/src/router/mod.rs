@@ -28,7 +28,7 @@ use xmpp_federation_core::edge_status::{LinkState, LinkStatus};
 use crate::bounce::Cause;
 use crate::clusters::queue::Queue;
 use crate::clusters::room::Room;
-use crate::clusters::{Cluster, Clusters};
+use crate::clusters::{Cluster, Clusters, peer_of};
 use crate::observe::links::LinkEntry;
 use crate::outbound::Outbound;
 use crate::shared::Shared;
@@ -155,21 +155,7 @@ impl Routers {
             return;
         }
         let (live, clusters) = (self.shared.live(), self.clusters.all());
-        let routers = &live.config.routers;
-        let Some(domains) = routers
-            .iter()
-            .find(|router| router.name == down.name)
-            .map(|router| &router.domains)
-        else {
-            return;
-        };
-        let peer = routers
-            .iter()
-            .filter(|router| {
-                router.domains.is_empty() || (!domains.is_empty() && domains.iter().all(|d| router.domains.contains(d)))
-            })
-            .filter_map(|router| clusters.iter().find(|cluster| cluster.name == router.name))
-            .find(|cluster| cluster.queue.is_up());
+        let peer = peer_of(&clusters, &live, &down.name);
         if let Some(peer) = peer {
             for batch in down.queue.move_to(&peer.queue) {
                 self.outbound.report(&batch.bytes, Cause::LinkDown);
