@@ -3,8 +3,8 @@
 //! - [`domain`]: a domain in its canonical form, used for every comparison
 //! - [`realm`], [`component_id`]: the ids under which IM and Presence knows an edge replica
 //! - [`stream_id`], [`dialback`], [`secret`]: what server dialback computes with
-//! - [`certificate`]: which names a certificate proves; [`fingerprint`]: which one it is; [`peer_key`]: whether its key
-//!   signed a handshake
+//! - [`certificate`]: which names a certificate proves; [`chain`]: whether peers accept a chain of ours; [`fingerprint`]: which one it
+//!   is; [`peer_key`]: whether its key signed a handshake
 //! - [`resource`]: words of the resource that have nothing to do with Kubernetes
 //! - [`edge_config`]: the edge's configuration file, written by the operator or by hand
 //! - [`edge_status`]: what an edge tells on its admin port
@@ -13,6 +13,7 @@
 //! Everything else depends on this crate, so no rule exists twice.
 
 pub mod certificate;
+pub mod chain;
 pub mod component_id;
 pub mod dialback;
 pub mod domain;

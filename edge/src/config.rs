@@ -320,24 +320,8 @@ impl Live {
 }
 
 fn certificate_warnings(config: &EdgeConfig, tls: &TlsSettings, warnings: &mut Vec<String>) {
-    let now = jiff::Timestamp::now();
     let special = config.tls.client_certificate.iter();
     let special = special.zip(&tls.client_certificate);
-    let shown = config.tls.certificates.iter().zip(&tls.certificates);
-    for (files, shown) in shown.chain(special.clone()) {
-        let file = files.certificate_file.display();
-        if shown.not_after <= now {
-            warnings.push(format!(
-                "the certificate in {file} expired {}; renew it, peers will refuse it",
-                shown.not_after
-            ));
-        } else if shown.not_before > now {
-            warnings.push(format!(
-                "the certificate in {file} is not valid before {}; peers will refuse it until then",
-                shown.not_before
-            ));
-        }
-    }
     if tls.certificates.is_empty() {
         return;
     }

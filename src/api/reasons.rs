@@ -33,7 +33,13 @@ xmpp_federation_imp::reasons! {
         NoAddress: "The Service has no public address yet.", "Check the load balancer's controller, or set spec.edge.publicAddresses.";
         FieldsAdded: "Others have set fields in objects of ours that the operator does not set.", "Remove the fields named in the message, or set what they are for in the spec.";
         EmptyAllowList: "The allow list is empty and no domain is in staticRoutes or peers, so nothing federates.", "List domains in spec.privacy.domains.";
-        CertificateExpired: "The certificate has expired.", "Renew the certificate in its Secret.";
+        CertificateKey: "The private key is not usable, or not that of the certificate.", "Write certificate and key of one issuance into the Secret.";
+        CertificateExpired: "The certificate, or one of its chain, has expired.", "Renew the certificate named in the message in its Secret.";
+        CertificateNotYetValid: "The certificate, or one of its chain, is not valid yet.", "Keep the former one until then.";
+        CertificateChain: "The certificates do not lead to an authority that peers know, or not in order.", "Write the certificate, then that of its issuer and so on, as the message says.";
+        CertificateUnfit: "The certificate, or one of its chain, is weak or not made for this use.", "Have it issued anew as the message says.";
+        CertificateExpiring: "The certificate, or one of its chain, ends within 21 days.", "Write the renewed chain into the Secret before the date in the message.";
+        CertificateExpiringSoon: "The certificate, or one of its chain, ends within 7 days.", "Write the renewed chain into the Secret now.";
         CertificateNames: "The certificate lacks a domain.", "Have it issued with all names in the message.";
         RecordsWrong: "A public DNS record is missing or wrong.", "Publish the record named in the message.";
         RecordsUnknown: "DNS does not answer.", "Check spec.dns.resolvers.";

@@ -22,6 +22,9 @@ pub struct XmppFederationStatus {
     /// The certificate shown to peers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub certificate: Option<CertificateStatus>,
+    /// The certificate shown where the edge connects, if it is another one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_certificate: Option<CertificateStatus>,
     /// The dialback secret.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dialback: Option<DialbackStatus>,
@@ -67,7 +70,7 @@ pub struct CertificateStatus {
     pub source: String,
     /// Secret that holds it.
     pub secret_name: String,
-    /// RFC 3339 time of expiry.
+    /// RFC 3339 time at which the first certificate of the chain expires.
     pub not_after: String,
     /// Name of the issuer.
     pub issuer: String,

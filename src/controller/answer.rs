@@ -5,7 +5,7 @@ use kube::Resource;
 use kube::api::{ObjectMeta, Patch, PatchParams};
 use serde_json::json;
 
-use super::build::material::Certificate;
+use super::build::chains::ChainField;
 use super::environment::Environment;
 use super::events::{self, Note};
 use super::kube::{call, resource_api};
@@ -146,11 +146,10 @@ fn metrics(env: &Environment, inputs: &Inputs<'_>) {
         namespace: inputs.valid.owner.namespace.clone(),
         name: inputs.valid.owner.name.clone(),
     };
-    if let Ok(Ok(info)) = inputs.material.certificate.as_ref().map(Certificate::inspect) {
-        env.metrics
-            .certificate_not_after
-            .get_or_create(&label)
-            .set(info.not_after.as_second());
+    for field in ChainField::ALL {
+        let chain = inputs.material.chains.iter().find(|chain| chain.field == field);
+        let end = chain.and_then(|chain| Some(chain.found.as_ref().ok()?.not_after.as_second()));
+        env.metrics.certificate_ends(&label, field.as_str(), end);
     }
     let records = inputs.effects.records.found.iter();
     let verified = records

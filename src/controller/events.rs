@@ -307,6 +307,12 @@ impl Recorder {
     }
 }
 
+/// Reasons of conditions that are True and told all the same, once for each text.
+const TOLD_IN_TIME: &[&str] = &[
+    Reason::CertificateExpiring.as_str(),
+    Reason::CertificateExpiringSoon.as_str(),
+];
+
 /// Reasons of conditions that are False as long as they have to be, with nothing wrong.
 const EXPECTED: &[&str] = &[
     Reason::InProgress.as_str(),
@@ -351,8 +357,11 @@ pub fn changes(before: &[Condition], after: &[Condition], now: Timestamp) -> Vec
         .filter(|new| !["Reconciling", "Paused"].contains(&new.type_.as_str()))
         .filter_map(|new| {
             let old = before.iter().find(|c| c.type_ == new.type_);
-            let same =
-                old.is_some_and(|old| old.status == new.status && (new.status == "True" || old.reason == new.reason));
+            let same = old.is_some_and(|old| {
+                let text = old.reason == new.reason && old.message == new.message;
+                let reason = new.status == "True" || old.reason == new.reason;
+                old.status == new.status && if is_told_in_time(new) { text } else { reason }
+            });
             // Ready only sums up what another condition says.
             let waits = new.type_ == "Ready"
                 || EXPECTED.contains(&new.reason.as_str())
@@ -364,11 +373,21 @@ pub fn changes(before: &[Condition], after: &[Condition], now: Timestamp) -> Vec
         .collect()
 }
 
+fn is_told_in_time(condition: &Condition) -> bool {
+    TOLD_IN_TIME.contains(&condition.reason.as_str())
+}
+
 fn note_of(condition: &Condition) -> Note {
     let Condition { type_, status, .. } = condition;
+    let warns = is_told_in_time(condition);
     Note {
-        warning: (status == "False") != (type_ == "Stalled"),
-        reason: if status == "True" { type_ } else { &condition.reason }.clone(),
+        warning: warns || (status == "False") != (type_ == "Stalled"),
+        reason: if status == "True" && !warns {
+            type_
+        } else {
+            &condition.reason
+        }
+        .clone(),
         message: format!("{type_} is {status}: {}", condition.message),
     }
 }

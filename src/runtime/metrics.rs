@@ -53,6 +53,17 @@ pub struct Resource {
     pub name: String,
 }
 
+/// Labels of a certificate of one resource.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Certificate {
+    /// Namespace of the resource.
+    pub namespace: String,
+    /// Name of the resource.
+    pub name: String,
+    /// Its field in `spec.tls`.
+    pub certificate: &'static str,
+}
+
 /// Labels of a call to IM and Presence.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct Call {
@@ -111,8 +122,8 @@ pub struct Metrics {
     pub imp_actions: Family<Act, Counter>,
     /// XCP Router restarts asked for.
     pub router_restarts: Family<Restart, Counter>,
-    /// End of the certificate's validity, seconds since 1970.
-    pub certificate_not_after: Family<Resource, Gauge>,
+    /// End of the validity of a certificate and its chain, seconds since 1970.
+    pub certificate_not_after: Family<Certificate, Gauge>,
     /// Public SRV records that are as they should be.
     pub srv_record_ready: Family<Resource, Gauge>,
     /// 1 while this process is the leader.
@@ -177,7 +188,7 @@ impl Metrics {
         );
         let certificate_not_after = register!(
             "certificate_not_after_timestamp_seconds",
-            "End of the validity of the certificate shown to peers",
+            "First end of validity in the chain of a certificate shown to peers",
             Family::default()
         );
         let srv_record_ready = register!(
@@ -237,8 +248,24 @@ impl Metrics {
 
     /// Removes the figures of a resource that is gone: they would go on as if it were there.
     pub fn forget(&self, resource: &Resource) {
-        self.certificate_not_after.remove(resource);
+        for certificate in ["certificate", "clientCertificate"] {
+            self.certificate_ends(resource, certificate, None);
+        }
         self.srv_record_ready.remove(resource);
+    }
+
+    /// When a certificate ends; `None`: there is none that can be read.
+    pub fn certificate_ends(&self, of: &Resource, certificate: &'static str, end: Option<i64>) {
+        let labels = Certificate {
+            namespace: of.namespace.clone(),
+            name: of.name.clone(),
+            certificate,
+        };
+        if let Some(end) = end {
+            self.certificate_not_after.get_or_create(&labels).set(end);
+        } else {
+            self.certificate_not_after.remove(&labels);
+        }
     }
 
     /// Names the Lease that another operator holds, in place of the one before.
@@ -301,7 +328,9 @@ mod tests {
             namespace: "federation".to_owned(),
             name: "coluc".to_owned(),
         };
-        metrics.certificate_not_after.get_or_create(&gone).set(1);
+        for certificate in ["certificate", "clientCertificate"] {
+            metrics.certificate_ends(&gone, certificate, Some(1));
+        }
         metrics.srv_record_ready.get_or_create(&gone).set(1);
         assert!(metrics.encode().unwrap().contains("coluc"));
         metrics.forget(&gone);

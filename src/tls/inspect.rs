@@ -1,20 +1,16 @@
-//! What a certificate says, for status and conditions.
+//! What a certificate of the own authority says, for its renewal.
 
 use x509_parser::pem::Pem;
+use xmpp_federation_core::Domain;
 use xmpp_federation_core::certificate::CertificateNames;
-use xmpp_federation_core::{Domain, Fingerprint};
 
 /// The facts of a leaf certificate that people ask for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CertificateInfo {
-    /// Start of validity, RFC 3339 in UTC when displayed.
-    pub not_before: jiff::Timestamp,
     /// End of validity.
     pub not_after: jiff::Timestamp,
     /// The issuer's distinguished name.
     pub issuer: String,
-    /// Its fingerprint.
-    pub fingerprint: Fingerprint,
     /// The names it proves.
     pub names: CertificateNames,
 }
@@ -42,10 +38,8 @@ pub fn inspect(pem: &str) -> Result<CertificateInfo, Unreadable> {
         jiff::Timestamp::from_second(t.timestamp()).map_err(|e| Unreadable(e.to_string()))
     };
     Ok(CertificateInfo {
-        not_before: time(certificate.validity().not_before)?,
         not_after: time(certificate.validity().not_after)?,
         issuer: certificate.issuer().to_string(),
-        fingerprint: Fingerprint::of(&block.contents),
         names: CertificateNames::from_der(&block.contents).map_err(|e| Unreadable(e.to_string()))?,
     })
 }

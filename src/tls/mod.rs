@@ -1,7 +1,7 @@
-//! Certificates: our own authority where none is brought, and what any certificate says.
+//! Certificates: our own authority where none is brought. Whether peers accept one is judged in
+//! [`xmpp_federation_core::chain`].
 
 mod authority;
 mod inspect;
 
 pub use authority::{KeyMaterial, Outcome, TlsError, ensure};
-pub use inspect::{CertificateInfo, Unreadable, inspect};

@@ -7,23 +7,28 @@ use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
-use x509_parser::prelude::{FromDer, X509Certificate};
-use xmpp_federation_core::certificate::CertificateNames;
+use xmpp_federation_core::SecretBytes;
+use xmpp_federation_core::chain::{self, FaultKind, Nearness, Shown, Terms, UnreadableChain};
 use xmpp_federation_core::edge_config::{CertificateFiles, TrustAnchors};
 
 use super::choice::ShownCertificate;
 use crate::files::{FieldError, ReadFile};
 
-pub(super) fn load_roots(anchors: &TrustAnchors, read: &ReadFile<'_>) -> Result<RootCertStore, FieldError> {
+/// The authorities of `tls.trustAnchors.file`, as their file has them; empty without one.
+pub(super) fn read_anchors(anchors: &TrustAnchors, read: &ReadFile<'_>) -> Result<Vec<u8>, FieldError> {
+    let path = anchors.file.as_ref();
+    path.map_or(Ok(Vec::new()), |path| read("tls.trustAnchors.file", path))
+}
+
+pub(super) fn load_roots(anchors: &TrustAnchors, pem: &[u8]) -> Result<RootCertStore, FieldError> {
     let mut roots = RootCertStore::empty();
     if anchors.system {
         roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
     }
     if let Some(path) = &anchors.file {
         let field = "tls.trustAnchors.file";
-        let pem = read(field, path)?;
         let mut count = 0;
-        for certificate in CertificateDer::pem_slice_iter(&pem) {
+        for certificate in CertificateDer::pem_slice_iter(pem) {
             let fail = |why: String| {
                 FieldError::new(
                     field.to_owned(),
@@ -47,54 +52,67 @@ pub(super) fn load_roots(anchors: &TrustAnchors, read: &ReadFile<'_>) -> Result<
     Ok(roots)
 }
 
+/// What a certificate is loaded with.
+pub(super) struct Loading<'a> {
+    pub provider: &'a CryptoProvider,
+    pub read: &'a ReadFile<'a>,
+    /// Authorities besides the public ones, PEM.
+    pub anchors: &'a [u8],
+    pub now: jiff::Timestamp,
+}
+
+/// Reads chain and key. What peers will refuse goes into `warnings`, since dialback needs no certificate; without a key
+/// that fits there is no TLS at all.
 pub(super) fn load_certificate(
     field: &str,
     files: &CertificateFiles,
-    provider: &CryptoProvider,
-    read: &ReadFile<'_>,
+    shown: Shown,
+    loading: &Loading<'_>,
+    warnings: &mut Vec<String>,
 ) -> Result<(Arc<CertifiedKey>, ShownCertificate), FieldError> {
     let (chain_path, key_path) = (files.certificate_file.display(), files.private_key_file.display());
     let chain_field = format!("{field}.certificateFile");
     let key_field = format!("{field}.privateKeyFile");
-    let pem = read(&chain_field, &files.certificate_file)?;
-    let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(&pem)
-        .collect::<Result<_, _>>()
-        .map_err(|error| FieldError::new(chain_field.clone(), format!("{chain_path} is not PEM: {error}")))?;
-    let leaf = chain.first().cloned().ok_or_else(|| {
-        FieldError::new(
-            chain_field.clone(),
-            format!("{chain_path} holds no PEM certificate (-----BEGIN CERTIFICATE-----)"),
-        )
-    })?;
+    let pem = (loading.read)(&chain_field, &files.certificate_file)?;
+    let unreadable = |error: UnreadableChain| FieldError::new(chain_field.clone(), format!("{chain_path} {error}"));
+    let chain = chain::certificates(&pem).map_err(unreadable)?;
     // The contents of a key file never go into a message.
-    let pem = xmpp_federation_core::SecretBytes::new(read(&key_field, &files.private_key_file)?);
-    let key = PrivateKeyDer::from_pem_slice(pem.expose()).map_err(|_| {
-        FieldError::new(
-            key_field.clone(),
-            format!("{key_path} holds no PEM private key (PKCS #8, PKCS #1 or SEC1, unencrypted)"),
-        )
-    })?;
-    let unreadable = |why: String| FieldError::new(chain_field.clone(), format!("{chain_path}: {why}"));
-    let names = CertificateNames::from_der(&leaf).map_err(|error| unreadable(error.to_string()))?;
-    let (_, parsed) = X509Certificate::from_der(&leaf).map_err(|error| unreadable(error.to_string()))?;
-    let time = |time: &x509_parser::time::ASN1Time| {
-        jiff::Timestamp::from_second(time.timestamp()).map_err(|error| unreadable(error.to_string()))
+    let key_pem = SecretBytes::new((loading.read)(&key_field, &files.private_key_file)?);
+    let terms = Terms {
+        now: loading.now,
+        shown,
+        key: &key_pem,
+        key_name: &key_path.to_string(),
+        // Several certificates may cover the domains together.
+        names: &[],
+        anchors: loading.anchors,
     };
-    let not_before = time(&parsed.validity().not_before)?;
-    let not_after = time(&parsed.validity().not_after)?;
-    let certified = CertifiedKey::from_der(chain, key, provider).map_err(|error| match error {
-        rustls::Error::InconsistentKeys(_) => FieldError::new(
-            key_field,
-            format!("{key_path} is not the key of the certificate in {chain_path}; put the pair of one issuance there"),
-        ),
-        other => FieldError::new(key_field, format!("{key_path} is not usable: {other}")),
-    })?;
+    let found = chain::examine(&pem, &terms).map_err(unreadable)?;
+    if let Some(fault) = found.faults.iter().find(|fault| fault.kind == FaultKind::Key) {
+        return Err(FieldError::new(key_field, fault.sentence.clone()));
+    }
+    warnings.extend(found.faults.iter().map(|fault| {
+        format!(
+            "the certificate in {chain_path} is refused by peers that check it: {}",
+            fault.sentence
+        )
+    }));
+    if found.faults.is_empty() && found.nearness != Nearness::Far {
+        warnings.push(format!(
+            "the certificate in {chain_path} ends on {} with {}, and peers refuse it from then on; write the renewed chain before",
+            found.not_after, found.ends_first
+        ));
+    }
+    let unusable = |why: String| FieldError::new(key_field.clone(), format!("{key_path} is not usable: {why}"));
+    let key = PrivateKeyDer::from_pem_slice(key_pem.expose()).map_err(|_| unusable("it is no PEM key".to_owned()))?;
+    let certified =
+        CertifiedKey::from_der(chain, key, loading.provider).map_err(|error| unusable(error.to_string()))?;
     Ok((
         Arc::new(certified),
         ShownCertificate {
-            names,
-            not_before,
-            not_after,
+            names: found.names,
+            not_before: found.not_before,
+            not_after: found.not_after,
         },
     ))
 }

@@ -27,11 +27,13 @@ use rustls::crypto::CryptoProvider;
 use rustls::pki_types::ServerName;
 use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion};
+use xmpp_federation_core::chain::Shown;
 use xmpp_federation_core::edge_config::{Tls, TlsVersion};
 use xmpp_federation_core::{Domain, Fingerprint};
 
 use crate::files::{FieldError, ReadFile, sha256_hex};
 use choice::{ByDomain, ForDomain, Ours};
+use files::Loading;
 use judge::{Examination, Trust};
 use revocation::RevocationLists;
 
@@ -126,8 +128,9 @@ impl TlsSettings {
     pub fn load(tls: &Tls, used: bool, read: &ReadFile<'_>) -> Result<Self, FieldError> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let mut warnings = Vec::new();
+        let anchors = files::read_anchors(&tls.trust_anchors, read)?;
         let trust = Arc::new(Trust {
-            roots: files::load_roots(&tls.trust_anchors, read)?,
+            roots: files::load_roots(&tls.trust_anchors, &anchors)?,
             revoked: RevocationLists::load(&tls.revocation_lists, read, &mut warnings)?,
             provider: provider.clone(),
         });
@@ -138,10 +141,22 @@ impl TlsSettings {
                 ..Self::new(None, None)
             });
         }
+        let loading = Loading {
+            provider: &provider,
+            read,
+            anchors: &anchors,
+            now: jiff::Timestamp::now(),
+        };
         let mut shown = Vec::with_capacity(tls.certificates.len());
         for (index, named) in tls.certificates.iter().enumerate() {
             let field = format!("tls.certificates[{index}]");
-            shown.push(files::load_certificate(&field, named, &provider, read)?);
+            shown.push(files::load_certificate(
+                &field,
+                named,
+                Shown::ToClients,
+                &loading,
+                &mut warnings,
+            )?);
         }
         let broken = |field: &str, error: rustls::Error| {
             FieldError::new(field.to_owned(), format!("TLS cannot be set up: {error}"))
@@ -155,7 +170,13 @@ impl TlsSettings {
         let special = match &tls.client_certificate {
             Some(named) => {
                 let field = "tls.clientCertificate";
-                Some(files::load_certificate(field, named, &provider, read)?)
+                Some(files::load_certificate(
+                    field,
+                    named,
+                    Shown::ToServers,
+                    &loading,
+                    &mut warnings,
+                )?)
             }
             None => None,
         };

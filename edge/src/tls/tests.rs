@@ -181,6 +181,23 @@ fn a_certificate_whose_key_was_not_proven_counts_for_nothing() {
 }
 
 #[test]
+fn a_chain_that_peers_refuse_is_loaded_with_a_warning() {
+    let (authority, other) = (Authority::new(), Authority::named("another"));
+    let own = authority.issue(&["coluc.com"], |_| {});
+    let warnings = |chain: String, ca: &Authority| {
+        let loaded = settings(ONE, &[("/c", &chain), ("/k", &own.key), ("/ca", &ca.0.pem())]).unwrap();
+        loaded.warnings.join("\n")
+    };
+    assert_eq!(warnings(own.chain.clone(), &authority), "");
+    assert_eq!(warnings(own.chain.clone() + &authority.0.pem(), &other), "");
+    for chain in [own.chain.clone(), own.chain.clone() + &other.0.pem()] {
+        let said = warnings(chain, &other);
+        let words = "the certificate in /c is refused by peers that check it: certificate";
+        assert!(said.starts_with(words) && said.contains("CN=test authority"), "{said}");
+    }
+}
+
+#[test]
 fn files_that_do_not_fit_are_refused_by_field_and_without_their_contents() {
     let authority = Authority::new();
     let own = authority.issue(&["coluc.com"], |_| {});

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use xmpp_federation_core::SecretBytes;
 
+use super::chains::{self, JudgedChain};
 use super::secrets;
 use crate::api;
 use crate::controller::dereference::{ExistingObjects, KubeView};
@@ -14,7 +15,7 @@ use crate::controller::objects::ExistingObject;
 use crate::controller::references::SecretError;
 use crate::controller::validate::{ImpCluster, ValidSpec};
 use crate::secrets::{NoRandomness, generate_dialback_secret};
-use crate::tls::{self, CertificateInfo, KeyMaterial, Outcome, TlsError, Unreadable};
+use crate::tls::{self, KeyMaterial, Outcome, TlsError};
 
 /// Something that pods are to be given cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -72,6 +73,8 @@ pub struct Material {
     pub dialback: Result<Dialback, MaterialError>,
     /// The certificate, or why there is none.
     pub certificate: Result<Certificate, MaterialError>,
+    /// How peers judge what is shown to them.
+    pub chains: Vec<JudgedChain>,
     /// The routers' shared secrets, in the order of spec.imp.
     pub routers: Vec<RouterSecret>,
     /// What else of the user's is mounted, or why it cannot be: anchors, a certificate for
@@ -141,19 +144,16 @@ impl Certificate {
             Self::Brought { pem, .. } => pem,
         }
     }
-
-    /// What the leaf says.
-    pub fn inspect(&self) -> Result<CertificateInfo, Unreadable> {
-        tls::inspect(self.pem())
-    }
 }
 
 /// Decides on all material.
 pub fn run(valid: &ValidSpec, view: &KubeView, rotate: bool, now: Timestamp) -> Material {
     let others = others(valid, view);
+    let certificate = certificate(valid, view, now);
     Material {
         dialback: dialback(valid, &view.existing, rotate),
-        certificate: certificate(valid, view, now),
+        chains: chains::judged(valid, view, certificate.as_ref().ok(), now),
+        certificate,
         routers: routers(valid, view),
         brought: brought(valid, view, others.as_deref().unwrap_or_default()),
         others: others.map(drop),

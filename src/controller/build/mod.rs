@@ -1,6 +1,7 @@
 //! Step three: secret material, then all desired objects, one file each, and the edge's own check of them. Pure but for new secrets.
 
 mod budget;
+pub mod chains;
 mod config;
 pub mod material;
 mod policy;

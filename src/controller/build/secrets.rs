@@ -130,6 +130,7 @@ mod tests {
         Material {
             dialback: Err(MaterialError::NoDialback(String::new())),
             certificate: Err(MaterialError::NoCertificate),
+            chains: Vec::new(),
             routers: secrets.into_iter().zip(["main", "second"]).map(secret).collect(),
             others: Ok(()),
             brought: Vec::new(),

@@ -49,6 +49,7 @@ fn material(valid: &ValidSpec) -> Material {
                 new_authority: true,
             },
         }),
+        chains: Vec::new(),
         routers: routers.collect(),
         others: Ok(()),
         brought: Vec::new(),

@@ -1,64 +1,104 @@
-//! `CertificateReady`: the certificate shown to peers is valid and has all names.
+//! `CertificateReady`: peers accept the certificates that they are shown.
 
-use xmpp_federation_core::Domain;
+use std::fmt::Write as _;
+
+use xmpp_federation_core::chain::{Examination, FaultKind, Nearness};
 
 use super::Inputs;
 use crate::api::conditions::Verdict;
 use crate::api::reasons::Reason;
-use crate::controller::build::material::Certificate;
-use crate::controller::validate::ValidSpec;
+use crate::controller::build::chains::{ChainField, JudgedChain};
 
 pub(super) fn verdict(inputs: &Inputs<'_>) -> Verdict {
-    let certificate = match &inputs.material.certificate {
-        Err(error) => return Verdict::no(Reason::SecretMissing, error.to_string()),
-        Ok(certificate) => certificate,
-    };
-    let secret = secret_name(inputs.valid, certificate);
-    let info = match certificate.inspect() {
-        Err(error) => {
-            return Verdict::no(Reason::SecretInvalid, format!("Secret {secret}: {error}"));
-        }
-        Ok(info) => info,
-    };
-    if info.not_after <= inputs.now {
-        return Verdict::no(
-            Reason::CertificateExpired,
-            format!(
-                "the certificate in Secret {secret} expired on {}; peers refuse it; renew it",
-                info.not_after
-            ),
-        );
-    }
-    let missing = info.missing(&inputs.valid.hosted);
-    if !missing.is_empty() {
-        return Verdict::no(
-            Reason::CertificateNames,
-            format!(
-                "the certificate in Secret {secret} does not cover {}; have it issued with all of them as subject alternative names",
-                names(&missing)
-            ),
-        );
-    }
-    if let Err(error) = &inputs.material.others {
+    let material = inputs.material;
+    if let Err(error) = &material.certificate {
         return Verdict::no(Reason::SecretMissing, error.to_string());
     }
-    Verdict::yes(
-        Reason::AsWanted,
-        format!(
-            "Secret {secret}, issued by {}, valid until {}",
-            info.issuer, info.not_after
-        ),
-    )
+    if let Some(refused) = material.chains.iter().find_map(refused) {
+        return refused;
+    }
+    if let Err(error) = &material.others {
+        return Verdict::no(Reason::SecretMissing, error.to_string());
+    }
+    let accepted = material
+        .chains
+        .iter()
+        .filter_map(|chain| Some((chain, chain.found.as_ref().ok()?)));
+    let nearest = accepted.clone().map(|(_, found)| found.nearness).max();
+    let reason = match nearest {
+        Some(Nearness::VerySoon) => Reason::CertificateExpiringSoon,
+        Some(Nearness::Soon) => Reason::CertificateExpiring,
+        _ => Reason::AsWanted,
+    };
+    let said: Vec<String> = accepted.map(|(chain, found)| accepted_words(chain, found)).collect();
+    Verdict::yes(reason, said.join("; "))
 }
 
-/// The Secret that the certificate comes from.
-pub(super) fn secret_name(valid: &ValidSpec, certificate: &Certificate) -> String {
-    match certificate {
-        Certificate::Own { .. } => valid.owner.certificate(),
-        Certificate::Brought { secret, .. } => secret.clone(),
+/// Where it comes from.
+fn place(chain: &JudgedChain) -> String {
+    match chain.field {
+        ChainField::Certificate => format!("Secret {}", chain.secret),
+        ChainField::ClientCertificate => format!("Secret {} (spec.tls.clientCertificate)", chain.secret),
     }
 }
 
-fn names(domains: &[&Domain]) -> String {
-    domains.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+fn refused(chain: &JudgedChain) -> Option<Verdict> {
+    let found = match &chain.found {
+        Err(error) => {
+            return Some(Verdict::no(
+                Reason::SecretInvalid,
+                format!("{}: tls.crt {error}", place(chain)),
+            ));
+        }
+        Ok(found) => found,
+    };
+    let reason = match found.faults.first()?.kind {
+        FaultKind::Key => Reason::CertificateKey,
+        FaultKind::Ended => Reason::CertificateExpired,
+        FaultKind::NotYetValid => Reason::CertificateNotYetValid,
+        FaultKind::Chain => Reason::CertificateChain,
+        FaultKind::Unfit => Reason::CertificateUnfit,
+        FaultKind::Names => Reason::CertificateNames,
+    };
+    let sentences: Vec<&str> = found.faults.iter().map(|fault| fault.sentence.as_str()).collect();
+    let mut message = format!("{}: {}", place(chain), sentences.join("; "));
+    if let Some(authority) = &chain.authority {
+        let _ = write!(
+            message,
+            "; the operator issued it: delete Secret {}, or that and Secret {authority} for a new authority, and both are made anew",
+            chain.secret
+        );
+    }
+    Some(Verdict::no(reason, message))
 }
+
+fn accepted_words(chain: &JudgedChain, found: &Examination) -> String {
+    let mut message = format!(
+        "{}, issued by {}, valid until {}",
+        place(chain),
+        found.issuer,
+        found.not_after
+    );
+    if found.nearness != Nearness::Far {
+        let remedy = match &chain.authority {
+            Some(authority) => format!(
+                "delete Secrets {authority} and {} before, to have both made anew, and tell partners that pinned them",
+                chain.secret
+            ),
+            None => format!("write the renewed chain into Secret {} before", chain.secret),
+        };
+        let _ = write!(
+            message,
+            ": certificate {} ends then, and peers refuse it from then on; {remedy}",
+            found.ends_first
+        );
+    }
+    for note in &found.notes {
+        let _ = write!(message, "; {note}");
+    }
+    message
+}
+
+#[cfg(test)]
+#[path = "certificate_tests.rs"]
+mod tests;

@@ -1,12 +1,11 @@
 //! Everything but the conditions.
 
 use super::Inputs;
-use super::certificate::secret_name;
 use crate::api::status::{
     ActionStatus, CertificateStatus, DialbackStatus, EdgeStatus, ImpStatus, LeavingStatus, NodeStatus, PendingRestart,
     RecordStatus, RegistrationStatus, XmppFederationStatus,
 };
-use crate::controller::build::material::Certificate;
+use crate::controller::build::chains::ChainField;
 use crate::controller::dereference::EdgePod;
 use crate::records::RecordState;
 use xmpp_federation_imp::report::Report;
@@ -17,19 +16,6 @@ pub fn details(inputs: &Inputs<'_>, previous: &XmppFederationStatus) -> XmppFede
     let running: Vec<&EdgePod> = inputs.view.pods.iter().filter(|p| !p.stopping).collect();
     let ready = running.iter().filter(|p| p.ready).count();
     let number = |n: usize| i32::try_from(n).unwrap_or(i32::MAX);
-    let certificate = inputs.material.certificate.as_ref().ok().and_then(|certificate| {
-        let info = certificate.inspect().ok()?;
-        Some(CertificateStatus {
-            source: match certificate {
-                Certificate::Own { .. } => "OwnAuthority".to_owned(),
-                Certificate::Brought { .. } => "Secret".to_owned(),
-            },
-            secret_name: secret_name(valid, certificate),
-            not_after: info.not_after.to_string(),
-            issuer: info.issuer,
-            fingerprint: info.fingerprint.to_string(),
-        })
-    });
     XmppFederationStatus {
         observed_generation: previous.observed_generation,
         conditions: Vec::new(),
@@ -40,7 +26,8 @@ pub fn details(inputs: &Inputs<'_>, previous: &XmppFederationStatus) -> XmppFede
             selector: valid.owner.selector(),
             addresses: inputs.effects.addresses.iter().map(ToString::to_string).collect(),
         }),
-        certificate,
+        certificate: certificate(inputs, ChainField::Certificate),
+        client_certificate: certificate(inputs, ChainField::ClientCertificate),
         dialback: inputs.material.dialback.as_ref().ok().map(|_| DialbackStatus {
             secret_name: valid.owner.dialback(),
             rotated_at: None,
@@ -50,6 +37,24 @@ pub fn details(inputs: &Inputs<'_>, previous: &XmppFederationStatus) -> XmppFede
         imp: clusters(inputs, previous),
         handled_requests: previous.handled_requests.clone(),
     }
+}
+
+/// One that is shown to peers.
+fn certificate(inputs: &Inputs<'_>, field: ChainField) -> Option<CertificateStatus> {
+    let chain = inputs.material.chains.iter().find(|chain| chain.field == field)?;
+    let found = chain.found.as_ref().ok()?;
+    Some(CertificateStatus {
+        source: if chain.authority.is_some() {
+            "OwnAuthority"
+        } else {
+            "Secret"
+        }
+        .to_owned(),
+        secret_name: chain.secret.clone(),
+        not_after: found.not_after.to_string(),
+        issuer: found.issuer.clone(),
+        fingerprint: found.fingerprint.to_string(),
+    })
 }
 
 /// Ours, then partners'; what cannot be looked at is as it was.

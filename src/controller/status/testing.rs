@@ -12,10 +12,12 @@ use serde_json::Value;
 use xmpp_federation_core::edge_status::{EdgeStatus as Told, LinkState, LinkStatus, StreamCounts, SuspectCounts};
 use xmpp_federation_core::{Release, SecretBytes};
 
+use super::details::details;
 use super::dialback::mark;
 use super::{Inputs, findings};
 use crate::api::conditions::{Status, Type, Verdict};
 use crate::api::reasons::Reason;
+use crate::api::status::XmppFederationStatus;
 use crate::controller::apply::AppliedObjects;
 use crate::controller::build::material::{Dialback, Material, MaterialError, RouterSecret};
 use crate::controller::build::{DesiredObjects, RouterAddresses, Topology, all};
@@ -71,6 +73,7 @@ pub fn world(path: &str, value: Value) -> World {
             fresh: false,
         }),
         certificate: Err(MaterialError::NoCertificate),
+        chains: Vec::new(),
         routers: valid
             .imp
             .iter()
@@ -143,6 +146,16 @@ pub fn world(path: &str, value: Value) -> World {
 }
 
 pub fn verdict(world: &World, kind: Type) -> Verdict {
+    let findings = with_inputs(world, findings);
+    findings.verdicts.into_iter().rev().find(|(k, _)| *k == kind).unwrap().1
+}
+
+/// Everything in the status but the conditions.
+pub fn details_of(world: &World) -> XmppFederationStatus {
+    with_inputs(world, |inputs| details(inputs, &XmppFederationStatus::default()))
+}
+
+fn with_inputs<T>(world: &World, look: impl FnOnce(&Inputs<'_>) -> T) -> T {
     let view = KubeView {
         secrets: Secrets::default(),
         revocation_lists: None,
@@ -186,8 +199,7 @@ pub fn verdict(world: &World, kind: Type) -> Verdict {
         effects: &effects,
         now: Timestamp::from_second(1_700_000_000).unwrap(),
     };
-    let findings = findings(&inputs);
-    findings.verdicts.into_iter().rev().find(|(k, _)| *k == kind).unwrap().1
+    look(&inputs)
 }
 
 pub fn status(world: &mut World) -> &mut Told {

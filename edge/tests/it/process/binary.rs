@@ -166,7 +166,7 @@ fn check_names_what_troubles_people_most() {
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     let (_, error) = told(&output);
     assert!(error.contains("warning: the certificate in "), "{error}");
-    assert!(error.contains("expired 2020-02-03T00:00:00Z"), "{error}");
+    assert!(error.contains("expired on 2020-02-03T00:00:00Z"), "{error}");
     assert!(error.contains("has 5 bytes; use 32 random ones or more"), "{error}");
 }
 
