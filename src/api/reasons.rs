@@ -30,7 +30,7 @@ xmpp_federation_imp::reasons! {
         PodsReplaced: "Pods are being replaced, one after the other, because what they are made of changed.", "Wait; the ones that run go on serving.";
         ConfigNotLoaded: "A pod has not loaded the newest configuration.", "Wait; read the pod's log if it lasts.";
         ConfigRejected: "A pod refused the newest configuration: it goes on with the old one, or waits for one that it can read.", "Correct the value named in the message; or update the edge, where its release is too old for it.";
-        NoAddress: "The Service has no public address yet.", "Check the load balancer's controller, or set spec.edge.publicAddresses.";
+        NoAddress: "The Service shows neither an address nor a host name yet.", "Check the load balancer's controller, or set spec.edge.publicAddresses.";
         FieldsAdded: "Others have set fields in objects of ours that the operator does not set.", "Remove the fields named in the message, or set what they are for in the spec.";
         EmptyAllowList: "The allow list is empty and no domain is in staticRoutes or peers, so nothing federates.", "List domains in spec.privacy.domains.";
         CertificateKey: "The private key is not usable, or not that of the certificate.", "Write certificate and key of one issuance into the Secret.";

@@ -56,7 +56,7 @@ pub struct EdgeStatus {
     pub ready: String,
     /// Label selector of the pods.
     pub selector: String,
-    /// Public addresses.
+    /// Public addresses: IP addresses, and host names of load balancers that have no fixed ones.
     #[serde(default)]
     #[schemars(length(max = 32))]
     pub addresses: Vec<String>,

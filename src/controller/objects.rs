@@ -1,6 +1,6 @@
 //! Objects that a resource owns, or that stand where one of its own should, as the snapshots keep them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 
@@ -17,6 +17,7 @@ use super::fields::{self, ForeignField, OwnFields};
 use super::kube::Kind;
 use super::names::EDGE_CONFIG;
 use crate::api::{INSTANCE_LABEL, MANAGED_BY};
+use crate::records::ServiceAddresses;
 
 /// One object.
 pub struct ExistingObject {
@@ -60,8 +61,8 @@ pub enum Content {
     Secret(Box<[(String, SecretBytes)]>),
     /// The routers in the edge's configuration: entry, then nodes with their addresses.
     ConfigMap(BTreeMap<String, Vec<(String, String)>>),
-    /// The addresses that the Service shows.
-    Service(Vec<IpAddr>),
+    /// Where the Service says that it is reached.
+    Service(ServiceAddresses),
     StatefulSet(Rollout),
     Other,
 }
@@ -190,20 +191,28 @@ fn content_of(kind: Kind, object: &DynamicObject) -> Content {
             let text = object.data.pointer("/data").and_then(|data| data.get(EDGE_CONFIG));
             Content::ConfigMap(text.and_then(Value::as_str).map(routers_written).unwrap_or_default())
         }
-        Kind::Service => {
-            let ingress = object
-                .data
-                .pointer("/status/loadBalancer/ingress")
-                .and_then(Value::as_array);
-            let addresses = ingress.into_iter().flatten();
-            Content::Service(
-                addresses
-                    .filter_map(|ingress| ingress.get("ip")?.as_str()?.parse().ok())
-                    .collect(),
-            )
-        }
+        Kind::Service => Content::Service(service_addresses(object)),
         Kind::StatefulSet => Content::StatefulSet(rollout(object)),
         Kind::ServiceAccount | Kind::PodDisruptionBudget | Kind::NetworkPolicy => Content::Other,
+    }
+}
+
+/// Sorted: their order says nothing, and some load balancers change it.
+fn service_addresses(object: &DynamicObject) -> ServiceAddresses {
+    let list = |pointer: &str| object.data.pointer(pointer).and_then(Value::as_array);
+    let ingress = || list("/status/loadBalancer/ingress").into_iter().flatten();
+    let field = |name: &'static str| ingress().filter_map(move |ingress| ingress.get(name)?.as_str());
+    let addresses: BTreeSet<IpAddr> = field("ip").filter_map(|ip| ip.parse().ok()).collect();
+    let name = |name: &str| name.trim_end_matches('.').to_ascii_lowercase();
+    let names: BTreeSet<String> = field("hostname").map(name).filter(|name| !name.is_empty()).collect();
+    let port = |port: &Value, field: &str| u16::try_from(port.get(field)?.as_u64()?).ok();
+    let ports = list("/spec/ports").into_iter().flatten();
+    ServiceAddresses {
+        addresses: addresses.into_iter().collect(),
+        names: names.into_iter().collect(),
+        node_ports: ports
+            .filter_map(|of| Some((port(of, "port")?, port(of, "nodePort")?)))
+            .collect(),
     }
 }
 
@@ -337,6 +346,42 @@ mod tests {
         let wanted = json!({"spec": {"type": "ClusterIP", "externalIPs": []}});
         assert!(!found.has(&wanted, "hash"));
         assert_eq!(found.added(&wanted).count(), TOLD);
+    }
+
+    #[rstest]
+    #[case::none(json!(null), "", "")]
+    #[case::an_address(json!([{"ip": "203.0.113.10", "ipMode": "VIP", "ports": [{"port": 5269, "protocol": "TCP"}]}]), "203.0.113.10", "")]
+    #[case::a_name(json!([{"hostname": "Edge-1.elb.example."}]), "", "edge-1.elb.example")]
+    #[case::both(json!([{"ip": "203.0.113.10", "hostname": "edge-1.elb.example"}]), "203.0.113.10", "edge-1.elb.example")]
+    #[case::several_nodes(json!([{"ip": "203.0.113.12"}, {"ip": "203.0.113.10"}]), "203.0.113.10 203.0.113.12", "")]
+    #[case::one_of_each(json!([{"hostname": "b.example"}, {"ip": "2001:db8::1"}, {"hostname": "a.example"}, {"ip": ""}]), "2001:db8::1", "a.example b.example")]
+    fn what_a_service_shows_is_read_in_one_order(#[case] ingress: Value, #[case] ips: &str, #[case] names: &str) {
+        let shown = |mut entries: Value| {
+            if let Some(entries) = entries.as_array_mut() {
+                entries.reverse();
+            }
+            let service = object(
+                json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "coluc-edge"},
+                "spec": {"ports": [{"port": 5269, "nodePort": 31269}, {"port": 5270}]},
+                "status": {"loadBalancer": {"ingress": entries}}}),
+            );
+            ExistingObject::new(Kind::Service, service, None)
+        };
+        let found = shown(ingress.clone());
+        let Content::Service(addresses) = &found.content else {
+            unreachable!("a Service")
+        };
+        let texts: Vec<String> = addresses.addresses.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            (texts.join(" "), addresses.names.join(" ")),
+            (ips.to_owned(), names.to_owned())
+        );
+        assert_eq!(addresses.node_ports, [(5269, 31269)]);
+        let mut again = ingress;
+        if let Some(entries) = again.as_array_mut() {
+            entries.reverse();
+        }
+        assert!(shown(again) == found, "another order is no news");
     }
 
     #[rstest]

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::records::{RecordStatus, ResolverError, Wanted};
+use crate::records::{NameAddresses, RecordStatus, ResolverError, Wanted};
 use xmpp_federation_imp::desired::Desired;
 use xmpp_federation_imp::report::{Removal, Report};
 
@@ -57,6 +57,8 @@ pub struct RecordsQuestion {
 #[derive(Debug)]
 pub struct RecordsAnswer {
     pub found: Result<Vec<RecordStatus>, ResolverError>,
+    /// What the names of load balancers lead to.
+    pub names: Vec<NameAddresses>,
     /// Looks in a row that found the same.
     pub repeats: u32,
 }

@@ -4,7 +4,9 @@
 //! compares with what the Service really has. The edge's own resolving is its own affair.
 
 mod lookup;
+mod reach;
 mod verify;
 
 pub use lookup::{RecordResolvers, ResolverError};
+pub use reach::{NameAddresses, Reach, ServiceAddresses, follow};
 pub use verify::{RecordState, RecordStatus, Wanted, hold, verify};

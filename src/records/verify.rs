@@ -7,12 +7,15 @@ use futures::StreamExt as _;
 use jiff::Timestamp;
 use xmpp_federation_core::Domain;
 
-use super::lookup::{Addresses, Lookup, Service, Srv, SrvAnswer};
+use super::lookup::{Addresses, Lookup, Service, SrvAnswer};
+use super::reach::{Comparison, NameAddresses, Reach};
 
 /// Questions under way at once.
 const PARALLEL: usize = 16;
 /// One record is not waited for longer, so dead name servers of one domain delay no other domain.
 const LIMIT: Duration = Duration::from_secs(10);
+/// Addresses that a load balancer's name does not have are told after this time: both answers may be old ones.
+const SETTLES: Duration = Duration::from_mins(5);
 
 /// What the records should say.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,8 +26,8 @@ pub struct Wanted {
     pub direct_tls: bool,
     /// The public name that the SRV records point to.
     pub hostname: Domain,
-    /// The addresses under which the Service is reached; empty while it has none.
-    pub addresses: Vec<IpAddr>,
+    /// How peers come to the edge.
+    pub reach: Reach,
     /// Partners whose records are looked at too; what is wrong there is theirs to mend.
     pub partners: Vec<Domain>,
 }
@@ -64,8 +67,12 @@ pub struct RecordStatus {
     pub state: RecordState,
     /// What was found, and the remedy where one is needed.
     pub message: String,
+    /// What a verified record says besides.
+    pub note: Option<String>,
     /// Since when DNS gives no answer, where that of an earlier look stands.
     pub unanswered_since: Option<Timestamp>,
+    /// Since when the addresses are not those of the load balancer's name.
+    pub disputed_since: Option<Timestamp>,
 }
 
 impl RecordStatus {
@@ -74,20 +81,41 @@ impl RecordStatus {
             name,
             state,
             message,
+            note: None,
             unanswered_since: None,
+            disputed_since: None,
+        }
+    }
+
+    /// Lets the last verdict stand until addresses have been other ones for long enough.
+    fn settle(&mut self, before: Option<&Self>, now: Timestamp) {
+        let since = before.and_then(|before| before.disputed_since).unwrap_or(now);
+        self.disputed_since = Some(since);
+        if now.duration_since(since).unsigned_abs() >= SETTLES {
+            return;
+        }
+        match before {
+            Some(before) if before.state == RecordState::Verified => {
+                *self = Self {
+                    disputed_since: Some(since),
+                    ..before.clone()
+                };
+            }
+            Some(before) if matches!(before.state, RecordState::Wrong | RecordState::Absent) => {}
+            _ => self.state = RecordState::Unknown,
         }
     }
 }
 
-/// Lets the last answers stand of partners that cannot be looked up now. What is told does not change while that lasts.
+/// Lets the last answers stand of partners that cannot be looked up now, and those of our own while addresses move. What
+/// is told does not change while that lasts.
 pub fn hold(before: &[RecordStatus], mut found: Vec<RecordStatus>, now: Timestamp) -> Vec<RecordStatus> {
     for record in &mut found {
-        let same = |old: &&RecordStatus| old.name == record.name;
-        let Some(old) = before
-            .iter()
-            .find(same)
-            .filter(|_| record.state == RecordState::PartnerUnknown)
-        else {
+        let old = before.iter().find(|old| old.name == record.name);
+        if record.disputed_since.is_some() {
+            record.settle(old, now);
+        }
+        let Some(old) = old.filter(|_| record.state == RecordState::PartnerUnknown) else {
             continue;
         };
         let lasts = old.state == RecordState::PartnerUnknown || old.unanswered_since.is_some();
@@ -111,12 +139,17 @@ enum Question {
     Partner(Domain),
 }
 
-/// Looks all records up; the order of the answer is that of the question.
-pub async fn verify(dns: &(impl Lookup + Sync), wanted: &Wanted) -> Vec<RecordStatus> {
-    verify_within(LIMIT, dns, wanted).await
+/// Looks all records up, given what the names of load balancers lead to; the order of the answer is that of the question.
+pub async fn verify(dns: &(impl Lookup + Sync), wanted: &Wanted, names: &[NameAddresses]) -> Vec<RecordStatus> {
+    verify_within(LIMIT, dns, wanted, names).await
 }
 
-async fn verify_within(limit: Duration, dns: &(impl Lookup + Sync), wanted: &Wanted) -> Vec<RecordStatus> {
+async fn verify_within(
+    limit: Duration,
+    dns: &(impl Lookup + Sync),
+    wanted: &Wanted,
+    names: &[NameAddresses],
+) -> Vec<RecordStatus> {
     // Owned questions: a stream over borrowed ones is not Send for all lifetimes.
     let own = |service| {
         let domains = wanted.domains.iter().cloned();
@@ -134,7 +167,7 @@ async fn verify_within(limit: Duration, dns: &(impl Lookup + Sync), wanted: &Wan
                 Some(room) => room.acquire().await.ok(),
                 None => None,
             };
-            let answer = tokio::time::timeout(limit, look(dns, &question, wanted)).await;
+            let answer = tokio::time::timeout(limit, look(dns, &question, wanted, names)).await;
             let record = answer.unwrap_or_else(|_| {
                 let reason = format!("no answer within {} s", limit.as_secs());
                 question.needs_an_answer(wanted).then(|| question.unanswered(&reason))
@@ -149,10 +182,15 @@ async fn verify_within(limit: Duration, dns: &(impl Lookup + Sync), wanted: &Wan
     found.into_iter().map(|(_, record)| record).collect()
 }
 
-async fn look(dns: &(impl Lookup + Sync), question: &Question, wanted: &Wanted) -> Option<RecordStatus> {
+async fn look(
+    dns: &(impl Lookup + Sync),
+    question: &Question,
+    wanted: &Wanted,
+    names: &[NameAddresses],
+) -> Option<RecordStatus> {
     match question {
         Question::Own(Service::DirectTls, domain) if !wanted.direct_tls => not_offered(dns, domain, wanted).await,
-        Question::Own(service, domain) => Some(own_record(dns, *service, domain, wanted).await),
+        Question::Own(service, domain) => Some(own_record(dns, *service, domain, wanted, names).await),
         Question::Partner(domain) => Some(partner_record(dns, domain).await),
     }
 }
@@ -203,90 +241,69 @@ async fn not_offered(dns: &(impl Lookup + Sync), domain: &Domain, wanted: &Wante
     Some(RecordStatus::new(service.record(domain), RecordState::Wrong, message))
 }
 
-async fn own_record(dns: &(impl Lookup + Sync), service: Service, domain: &Domain, wanted: &Wanted) -> RecordStatus {
+async fn own_record(
+    dns: &(impl Lookup + Sync),
+    service: Service,
+    domain: &Domain,
+    wanted: &Wanted,
+    names: &[NameAddresses],
+) -> RecordStatus {
     let name = service.record(domain);
-    let port = service.port();
-    let should = format!("{name}. SRV 10 0 {port} {}.", wanted.hostname);
+    let (reach, host) = (&wanted.reach, &wanted.hostname);
+    let should = format!("{name}. SRV 10 0 {} {host}.", reach.port(service));
     let status = |state, message| RecordStatus::new(name.clone(), state, message);
+    let wrong = |message| status(RecordState::Wrong, message);
     let records = match dns.srv(service, domain).await {
         SrvAnswer::Found(records) => records,
-        SrvAnswer::Absent => {
-            return status(RecordState::Absent, format!("not found; publish `{should}`"));
-        }
+        SrvAnswer::Absent => return status(RecordState::Absent, format!("not found; publish `{should}`")),
         SrvAnswer::Failed(reason) => return Question::Own(service, domain.clone()).unanswered(&reason),
     };
-    if let Some(problem) = wrong_record(&records, port, wanted) {
-        return status(RecordState::Wrong, format!("{problem}; publish `{should}`"));
-    }
-    let host = wanted.hostname.as_str();
-    match dns.addresses(host).await {
-        Addresses::Absent => status(
-            RecordState::Wrong,
-            format!("its target {host} has no address; publish an A or AAAA record for it"),
-        ),
-        Addresses::Failed(reason) => status(
-            RecordState::Unknown,
-            format!(
-                "the address of its target {host} could not be looked up ({reason}); check that the resolvers answer for it"
-            ),
-        ),
-        Addresses::Found { alias: Some(alias), .. } => status(
-            RecordState::Wrong,
-            format!(
-                "its target {host} is an alias (CNAME) for {alias}, which RFC 2782 forbids; publish A or AAAA records for {host} itself"
-            ),
-        ),
-        Addresses::Found { addresses, alias: None } => compare(&addresses, port, wanted, status),
-    }
-}
-
-fn compare(
-    found: &[IpAddr],
-    port: u16,
-    wanted: &Wanted,
-    status: impl Fn(RecordState, String) -> RecordStatus,
-) -> RecordStatus {
-    let host = &wanted.hostname;
-    if wanted.addresses.is_empty() {
-        return status(
-            RecordState::Unknown,
-            format!(
-                "points to {host} ({}), but the Service has no address yet to compare with; wait for the load balancer or set edge.publicAddresses",
-                join(found)
-            ),
-        );
-    }
-    let foreign: Vec<IpAddr> = found
-        .iter()
-        .copied()
-        .filter(|a| !wanted.addresses.contains(a))
-        .collect();
-    if foreign.is_empty() {
-        return status(RecordState::Verified, format!("{host} port {port}, {}", join(found)));
-    }
-    status(
-        RecordState::Wrong,
-        format!(
-            "its target {host} has the address {}, but the Service has {}; correct the A or AAAA record, or set edge.publicAddresses if NAT is in between",
-            join(&foreign),
-            join(&wanted.addresses),
-        ),
-    )
-}
-
-/// What is wrong with a set of SRV records: every one must lead to us.
-fn wrong_record(records: &[Srv], port: u16, wanted: &Wanted) -> Option<String> {
-    records.iter().find_map(|record| {
-        if record.target.is_empty() {
-            Some("its target is `.`, which says that the service is not offered".to_owned())
-        } else if record.target != wanted.hostname.as_str() {
-            Some(format!("its target is {}, not {}", record.target, wanted.hostname))
-        } else if record.port != port {
-            Some(format!("its port is {}, not {port}", record.port))
-        } else {
-            None
+    let (port, notes) = match reach.judge(&records, service, host) {
+        Ok(judged) => judged,
+        Err(problem) => return wrong(format!("{problem}; publish `{should}`")),
+    };
+    let (addresses, alias) = match dns.addresses(host.as_str()).await {
+        Addresses::Found { addresses, alias } => (addresses, alias),
+        Addresses::Absent => {
+            let remedy = reach.by_name(host);
+            let remedy = remedy.unwrap_or_else(|| "publish an A or AAAA record for it".to_owned());
+            return wrong(format!("its target {host} has no address; {remedy}"));
         }
-    })
+        Addresses::Failed(reason) => {
+            return status(
+                RecordState::Unknown,
+                format!(
+                    "the address of its target {host} could not be looked up ({reason}); check that the resolvers answer for it"
+                ),
+            );
+        }
+    };
+    if let Some(alias) = alias {
+        let remedy = reach.by_name(host);
+        let remedy = remedy.unwrap_or_else(|| format!("publish A or AAAA records for {host} itself"));
+        return wrong(format!(
+            "its target {host} is an alias (CNAME) for {alias}, which RFC 2782 forbids; {remedy}"
+        ));
+    }
+    match reach.compare(&addresses, host, names) {
+        Comparison::Unknown(message) => status(RecordState::Unknown, message),
+        Comparison::Foreign(message) => RecordStatus {
+            disputed_since: (!reach.names().is_empty()).then(Timestamp::now),
+            ..wrong(message)
+        },
+        Comparison::Same(addresses) => {
+            let message = format!("{host} port {port}, {addresses}");
+            let note = (!notes.is_empty()).then(|| notes.join(", "));
+            let message = match &note {
+                Some(note) => format!("{message}; note: {note}"),
+                None => message,
+            };
+            RecordStatus {
+                note,
+                ..status(RecordState::Verified, message)
+            }
+        }
+    }
 }
 
 async fn partner_record(dns: &(impl Lookup + Sync), domain: &Domain) -> RecordStatus {
@@ -322,7 +339,7 @@ async fn partner_record(dns: &(impl Lookup + Sync), domain: &Domain) -> RecordSt
     RecordStatus::new(service.record(domain), state, message)
 }
 
-fn join(addresses: &[IpAddr]) -> String {
+pub(super) fn join(addresses: &[IpAddr]) -> String {
     let mut texts: Vec<String> = addresses.iter().map(ToString::to_string).collect();
     // DNS rotates its answers; a status that moves by itself would never be a fixed point.
     texts.sort();
@@ -333,6 +350,8 @@ fn join(addresses: &[IpAddr]) -> String {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use super::*;
+    use crate::records::ServiceAddresses;
+    use crate::records::lookup::Srv;
     use rstest::rstest;
 
     /// Answers for the service, no record of the other one, and the addresses.
@@ -375,6 +394,16 @@ mod tests {
 
     const HOST: &str = "eft-xwye-a.coluc.com";
 
+    fn balanced() -> Reach {
+        Reach {
+            service: ServiceAddresses {
+                addresses: vec!["203.0.113.10".parse().unwrap()],
+                ..ServiceAddresses::default()
+            },
+            ..Reach::default()
+        }
+    }
+
     #[rstest]
     #[case(srv(HOST, 5269), ip("203.0.113.10"), RecordState::Verified, "203.0.113.10")]
     #[case(
@@ -416,10 +445,10 @@ mod tests {
             domains: vec![Domain::parse("coluc.com").unwrap()],
             direct_tls: false,
             hostname: Domain::parse(HOST).unwrap(),
-            addresses: vec!["203.0.113.10".parse().unwrap()],
+            reach: balanced(),
             partners: Vec::new(),
         };
-        let found = verify(&Fixed(srv, addresses), &wanted).await;
+        let found = verify(&Fixed(srv, addresses), &wanted, &[]).await;
         assert_eq!(found.len(), 1, "{found:?}");
         assert_eq!(found[0].name, "_xmpp-server._tcp.coluc.com");
         assert_eq!(found[0].state, state, "{found:?}");
@@ -463,10 +492,10 @@ mod tests {
             domains: vec![Domain::parse("coluc.com").unwrap()],
             direct_tls,
             hostname: Domain::parse(HOST).unwrap(),
-            addresses: vec!["203.0.113.10".parse().unwrap()],
+            reach: balanced(),
             partners: Vec::new(),
         };
-        let found = verify(&Direct(answer), &wanted).await;
+        let found = verify(&Direct(answer), &wanted, &[]).await;
         assert_eq!(found[0].state, RecordState::Verified, "{found:?}");
         assert_eq!(found.len(), 1 + usize::from(expected.is_some()), "{found:?}");
         if let Some((state, says)) = expected {
@@ -482,20 +511,20 @@ mod tests {
             domains: Vec::new(),
             direct_tls: false,
             hostname: Domain::parse(HOST).unwrap(),
-            addresses: Vec::new(),
+            reach: Reach::default(),
             partners: vec![Domain::parse("vngtp.lab").unwrap()],
         };
-        let found = verify(&Fixed(srv("xmpp.vngtp.lab", 5269), Addresses::Absent), &wanted).await;
+        let found = verify(&Fixed(srv("xmpp.vngtp.lab", 5269), Addresses::Absent), &wanted, &[]).await;
         assert_eq!(found[0].state, RecordState::PartnerFound);
         assert_eq!(found[0].message, "xmpp.vngtp.lab port 5269");
-        let found = verify(&Fixed(SrvAnswer::Absent, Addresses::Absent), &wanted).await;
+        let found = verify(&Fixed(SrvAnswer::Absent, Addresses::Absent), &wanted, &[]).await;
         assert_eq!(found[0].state, RecordState::PartnerMissing);
         let failed = || "timed out".to_owned();
         for silent in [
             Fixed(SrvAnswer::Failed(failed()), Addresses::Absent),
             Fixed(SrvAnswer::Absent, Addresses::Failed(failed())),
         ] {
-            let found = verify(&silent, &wanted).await;
+            let found = verify(&silent, &wanted, &[]).await;
             assert_eq!(found[0].state, RecordState::PartnerUnknown);
         }
     }
@@ -525,10 +554,10 @@ mod tests {
             domains: Vec::new(),
             direct_tls: false,
             hostname: Domain::parse(HOST).unwrap(),
-            addresses: Vec::new(),
+            reach: Reach::default(),
             partners: (0..100).map(domain).collect(),
         };
-        let found = verify_within(Duration::from_millis(20), &Silent("dead"), &wanted).await;
+        let found = verify_within(Duration::from_millis(20), &Silent("dead"), &wanted, &[]).await;
         assert_eq!(found.len(), 100);
         for (n, record) in found.iter().enumerate() {
             assert_eq!(record.name, Service::Server.record(&domain(n)));

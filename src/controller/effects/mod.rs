@@ -10,7 +10,6 @@ mod tests;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -42,6 +41,7 @@ use super::{finalizer, requests};
 use crate::api::XmppFederation;
 use crate::api::conditions::Verdict;
 use crate::api::reasons::Reason;
+use crate::records::{Reach, ServiceAddresses};
 use xmpp_federation_imp::desired::{Desired, Place};
 use xmpp_federation_imp::report::{Report, Status};
 
@@ -94,8 +94,8 @@ pub struct Effects {
     pub records: Records,
     /// Addresses of the routers.
     pub routers: RouterAddresses,
-    /// Public addresses of the edge.
-    pub addresses: Vec<IpAddr>,
+    /// How peers come to the edge.
+    pub reach: Reach,
     pub notes: Vec<Note>,
 }
 
@@ -164,8 +164,8 @@ pub async fn run(
     };
     let clusters: Vec<ClusterResult> = valid.imp.iter().map(result).collect();
     let routers = addresses_of_routers(env, valid, &clusters, &last.routers(valid, view));
-    let addresses = public_addresses(valid, view);
-    let records = records::look(env, valid, &addresses, refresh.as_ref(), object.status.as_ref());
+    let reach = reach(valid, view);
+    let records = records::look(env, valid, &reach, refresh.as_ref(), object.status.as_ref());
     Ok(Outcome::Done(Box::new(Effects {
         clusters,
         pending,
@@ -175,7 +175,7 @@ pub async fn run(
         }),
         records,
         routers,
-        addresses,
+        reach,
         notes,
     })))
 }
@@ -308,12 +308,14 @@ fn may_leave_rows(report: &Report) -> bool {
 }
 
 /// Given by hand, or what the Service shows.
-fn public_addresses(valid: &ValidSpec, view: &KubeView) -> Vec<IpAddr> {
-    if !valid.public_addresses.is_empty() {
-        return valid.public_addresses.clone();
-    }
-    match view.existing.service.as_ref().map(|service| &service.content) {
+fn reach(valid: &ValidSpec, view: &KubeView) -> Reach {
+    let service = match view.existing.service.as_ref().map(|service| &service.content) {
         Some(Content::Service(addresses)) => addresses.clone(),
-        _ => Vec::new(),
+        _ => ServiceAddresses::default(),
+    };
+    Reach {
+        given: valid.public_addresses.clone(),
+        service_type: valid.service.type_,
+        service,
     }
 }

@@ -1,7 +1,6 @@
 //! Public records: our own, and partners' beside them, each looked at when it is due, and at once when the
 //! question changed.
 
-use std::net::IpAddr;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -14,7 +13,7 @@ use crate::controller::environment::Environment;
 use crate::controller::observer::Observation;
 use crate::controller::questions::{RecordsAnswer, RecordsQuestion};
 use crate::controller::validate::ValidSpec;
-use crate::records::{RecordState, RecordStatus, Wanted, hold, verify};
+use crate::records::{Reach, RecordState, RecordStatus, Wanted, follow, hold, verify};
 
 /// Records that are as they should be are looked at this often, as are others that do not change …
 const RECORDS_GOOD: Duration = Duration::from_mins(5);
@@ -66,6 +65,7 @@ fn pace(answer: &RecordsAnswer) -> Duration {
         use RecordState::{Absent, PartnerMissing, PartnerUnknown, Unknown, Wrong};
         matches!(record.state, Wrong | Absent | Unknown | PartnerMissing | PartnerUnknown)
             || record.unanswered_since.is_some()
+            || record.disputed_since.is_some()
     };
     match &answer.found {
         Ok(found) if !found.iter().any(bad) => RECORDS_GOOD,
@@ -93,7 +93,9 @@ fn told(last: Option<&XmppFederationStatus>) -> Vec<RecordStatus> {
             name: record.name.clone(),
             state,
             message: record.message.clone(),
+            note: None,
             unanswered_since: record.unanswered_since.as_ref().and_then(|since| since.parse().ok()),
+            disputed_since: None,
         })
     });
     told.filter(|record| record.state.is_of_a_partner()).collect()
@@ -103,7 +105,7 @@ fn told(last: Option<&XmppFederationStatus>) -> Vec<RecordStatus> {
 pub fn look(
     env: &Environment,
     valid: &ValidSpec,
-    addresses: &[IpAddr],
+    reach: &Reach,
     refresh: Option<&String>,
     last: Option<&XmppFederationStatus>,
 ) -> Records {
@@ -113,7 +115,7 @@ pub fn look(
                 domains,
                 direct_tls: valid.direct_tls,
                 hostname: valid.hostname.clone(),
-                addresses: addresses.to_vec(),
+                reach: reach.clone(),
                 partners,
             },
             resolvers: valid.resolvers.clone(),
@@ -127,18 +129,24 @@ pub fn look(
             let first = before.is_none() && !wanted.partners.is_empty();
             let told = if first { told(last) } else { Vec::new() };
             async move {
-                let found = match resolver {
-                    Ok(resolver) => Ok(Box::pin(verify(&resolver, &wanted)).await),
-                    Err(error) => Err(error),
+                let found = before.iter().flat_map(|before| before.found.iter().flatten());
+                let last: Vec<RecordStatus> = found.cloned().chain(told).collect();
+                let seen = before.as_ref().map(|before| &*before.names).unwrap_or_default();
+                let now = Timestamp::now();
+                let (found, names) = match resolver {
+                    Ok(resolver) => {
+                        let names = Box::pin(follow(&resolver, wanted.reach.names(), seen, now)).await;
+                        let found = Box::pin(verify(&resolver, &wanted, &names)).await;
+                        (Ok(hold(&last, found, now)), names)
+                    }
+                    Err(error) => (Err(error), seen.to_vec()),
                 };
-                let last = before.iter().flat_map(|before| before.found.iter().flatten());
-                let last: Vec<RecordStatus> = last.cloned().chain(told).collect();
-                let found = found.map(|found| hold(&last, found, Timestamp::now()));
                 let same = |before: &RecordsAnswer| matches!((&before.found, &found), (Ok(a), Ok(b)) if a == b);
                 let repeats = before
+                    .as_ref()
                     .filter(|before| same(before))
                     .map_or(0, |before| before.repeats.saturating_add(1));
-                RecordsAnswer { found, repeats }
+                RecordsAnswer { found, names, repeats }
             }
         })
     };
@@ -178,7 +186,9 @@ mod tests {
             name: "_xmpp-server._tcp.vngtp.lab".to_owned(),
             state,
             message: message.to_owned(),
+            note: None,
             unanswered_since: None,
+            disputed_since: None,
         };
         let unanswered = || vec![found(RecordState::PartnerUnknown, "could not be looked up (dead)")];
         let before = [found(RecordState::PartnerFound, "leads to xmpp.vngtp.lab")];

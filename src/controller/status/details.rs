@@ -24,7 +24,7 @@ pub fn details(inputs: &Inputs<'_>, previous: &XmppFederationStatus) -> XmppFede
             ready_replicas: number(ready),
             ready: format!("{ready}/{}", valid.replicas),
             selector: valid.owner.selector(),
-            addresses: inputs.effects.addresses.iter().map(ToString::to_string).collect(),
+            addresses: inputs.effects.reach.shown(),
         }),
         certificate: certificate(inputs, ChainField::Certificate),
         client_certificate: certificate(inputs, ChainField::ClientCertificate),

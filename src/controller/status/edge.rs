@@ -93,7 +93,7 @@ fn availability(inputs: &Inputs<'_>) -> Verdict {
     if let Some(verdict) = outdated(inputs, &pods) {
         return verdict;
     }
-    if inputs.effects.addresses.is_empty() && inputs.valid.service.type_ == ServiceType::LoadBalancer {
+    if inputs.effects.reach.shown().is_empty() && inputs.valid.service.type_ == ServiceType::LoadBalancer {
         return Verdict::no(
             Reason::NoAddress,
             format!(
@@ -201,6 +201,7 @@ mod tests {
     use crate::controller::build::DesiredObject;
     use crate::controller::kube::Kind;
     use crate::controller::objects::ExistingObject;
+    use crate::records::{Reach, ServiceAddresses};
     use rstest::rstest;
     use serde_json::{Value, json};
     use xmpp_federation_core::edge_status::{EdgeStatus, RejectedConfig};
@@ -350,7 +351,21 @@ mod tests {
     #[test]
     fn a_service_without_an_address_is_not_available() {
         let mut world = world("", Value::Null);
-        world.addresses.clear();
+        world.reach = Reach::default();
         assert_eq!(verdict(&world, Type::EdgeAvailable).reason.as_str(), "NoAddress");
+    }
+
+    #[test]
+    fn a_load_balancer_with_a_host_name_is_one_with_an_address() {
+        let mut world = world("", Value::Null);
+        world.reach = Reach {
+            service: ServiceAddresses {
+                names: vec!["edge-1.elb.example".to_owned()],
+                ..ServiceAddresses::default()
+            },
+            ..Reach::default()
+        };
+        assert_eq!(verdict(&world, Type::EdgeAvailable).reason.as_str(), "AsWanted");
+        assert_eq!(world.reach.shown(), ["edge-1.elb.example"]);
     }
 }

@@ -20,13 +20,13 @@ pub(super) fn verdict(inputs: &Inputs<'_>) -> Verdict {
     if let Some(record) = of(&[RecordState::Unknown]) {
         return Verdict::unknown(Reason::RecordsUnknown, format!("{}: {}", record.name, record.message));
     }
-    let own = records
-        .found
-        .iter()
-        .filter(|r| r.state == RecordState::Verified)
-        .count();
+    let own = records.found.iter().filter(|r| r.state == RecordState::Verified);
+    let notes = own
+        .clone()
+        .filter_map(|r| Some(format!("; note: {}: {}", r.name, r.note.as_ref()?)));
+    let notes: String = notes.collect();
     Verdict::yes(
         Reason::AsWanted,
-        format!("{own} SRV records lead to {}", inputs.valid.hostname),
+        format!("{} SRV records lead to {}{notes}", own.count(), inputs.valid.hostname),
     )
 }

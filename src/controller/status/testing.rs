@@ -2,7 +2,6 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,6 +27,7 @@ use crate::controller::pods::PodState;
 use crate::controller::references::Secrets;
 use crate::controller::testing::{spec_with, validated};
 use crate::controller::validate::ValidSpec;
+use crate::records::Reach;
 use xmpp_federation_imp::clock::{Clock as _, SystemClock};
 use xmpp_federation_imp::control_center::RouterState;
 use xmpp_federation_imp::reasons::Reason as ImpReason;
@@ -38,7 +38,7 @@ pub struct World {
     pub valid: ValidSpec,
     pub material: Material,
     pub pods: Vec<EdgePod>,
-    pub addresses: Vec<IpAddr>,
+    pub reach: Reach,
     pub desired: DesiredObjects,
     pub stateful_set: Option<Arc<ExistingObject>>,
     pub imp: Result<Report, String>,
@@ -133,7 +133,10 @@ pub fn world(path: &str, value: Value) -> World {
         valid,
         material,
         pods: vec![pod],
-        addresses: vec!["203.0.113.10".parse().unwrap()],
+        reach: Reach {
+            given: vec!["203.0.113.10".parse().unwrap()],
+            ..Reach::default()
+        },
         desired,
         stateful_set: None,
         imp: Err("Secret cups-axl does not exist".to_owned()),
@@ -186,7 +189,7 @@ fn with_inputs<T>(world: &World, look: impl FnOnce(&Inputs<'_>) -> T) -> T {
         hidden: None,
         records: world.records.clone(),
         routers: RouterAddresses::new(),
-        addresses: world.addresses.clone(),
+        reach: world.reach.clone(),
         notes: Vec::new(),
     };
     let inputs = Inputs {
