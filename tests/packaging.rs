@@ -133,6 +133,7 @@ const USED: &[(&str, &str, &str)] = &[
     ("", "services", "get list watch create patch"),
     ("", "serviceaccounts", "get list watch create patch"),
     ("", "pods", "list watch patch"),
+    ("", "events", "list watch"),
     ("apps", "statefulsets", "get list watch create patch"),
     ("policy", "poddisruptionbudgets", "get list watch create patch"),
     ("networking.k8s.io", "networkpolicies", "get list watch create patch"),

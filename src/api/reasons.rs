@@ -26,6 +26,7 @@ xmpp_federation_imp::reasons! {
         SecretMissing: "A Secret or a key in it is missing.", "Create the Secret with the key named in the message.";
         SecretInvalid: "A Secret's content is not usable.", "Correct the Secret as the message says.";
         NoPods: "No edge pod is wanted.", "Set spec.edge.replicas above 0.";
+        PodsNotCreated: "The API server refuses to create a pod: a quota, a LimitRange, a missing PriorityClass, pod security, or a webhook.", "Do what the message says; it has the API server's words.";
         PodsNotReady: "Fewer edge pods are ready than wanted.", "Look at the pods named in the message.";
         PodsReplaced: "Pods are being replaced, one after the other, because what they are made of changed.", "Wait; the ones that run go on serving.";
         ConfigNotLoaded: "A pod has not loaded the newest configuration.", "Wait; read the pod's log if it lasts.";

@@ -10,6 +10,7 @@ use super::names::Owner;
 use super::objects::ExistingObject;
 use super::pods::PodState;
 use super::references::{Data, NotFetched, Reference, Secrets};
+use super::refusals::PodRefusal;
 use super::snapshots::Snapshots;
 use crate::api::spec::{ImpSpec, XmppFederationSpec};
 use crate::edges;
@@ -69,6 +70,8 @@ pub struct KubeView {
     pub existing: ExistingObjects,
     /// Own pods, by name.
     pub pods: Vec<EdgePod>,
+    /// Pods that were not created.
+    pub refusals: Vec<Arc<PodRefusal>>,
 }
 
 /// Names of the Secrets that a spec refers to, and those of the entries of clusters that left it.
@@ -139,6 +142,10 @@ pub fn run(
         revocation_lists: revocation_lists(snapshots, owner, spec)?,
         existing: existing(snapshots, owner),
         pods: pods(snapshots, edges, owner)?,
+        // Names of events begin with that of their object.
+        refusals: snapshots
+            .refusals
+            .beginning_with(&owner.sibling(&format!("{}.", owner.edge()))),
     })
 }
 

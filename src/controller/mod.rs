@@ -1,7 +1,8 @@
 //! The reconcile: dereference → validate → build → apply → effects → status. No module imports another in a circle.
 //!
 //! - [`reconcile`]: the steps in order; [`queue`]: whose turn it is; [`requeue`]: when it is repeated; [`outcome`]: how it ends
-//! - [`watch`] fills the [`snapshots`]: [`snapshot`] of one kind, [`resource`], [`objects`], [`pods`], [`references`]
+//! - [`watch`] fills the [`snapshots`]: [`snapshot`] of one kind, [`resource`], [`objects`], [`pods`], [`refusals`],
+//!   [`references`]
 //! - [`ledger_store`]: where what was done to IM and Presence is kept
 //! - [`observer`] looks at what is outside Kubernetes; [`questions`]: what is asked there
 //! - [`dereference`], [`validate`], [`build`], [`apply`], [`effects`], [`status`]: the steps
@@ -38,6 +39,7 @@ mod questions;
 mod queue;
 mod reconcile;
 mod references;
+mod refusals;
 mod repairs;
 mod requests;
 mod requeue;

@@ -1,11 +1,16 @@
 //! Edge pods, as the snapshot keeps them.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{ContainerStateWaiting, Pod};
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{ContainerStateWaiting, Pod, PodCondition};
 use kube::ResourceExt;
 
 use crate::api::{CONFIG_HASH, INSTANCE_LABEL};
+
+/// A pod that should have ended this long ago is on a node that does not tell.
+const OVERDUE: Duration = Duration::from_secs(30);
 
 /// What is read of a pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,6 +29,10 @@ pub struct PodState {
     pub ready: bool,
     /// Whether it is being deleted.
     pub stopping: bool,
+    /// When it is to have ended, if it is being deleted.
+    pub ends: Option<Timestamp>,
+    /// The node that it is on.
+    pub node: Option<String>,
     /// The hash of the configuration that its annotation asks it to load.
     pub notified: Option<String>,
     /// Why it does not run, as Kubernetes says.
@@ -58,7 +67,15 @@ impl PodState {
                 .and_then(|before| before.trouble.clone())
                 .or_else(|| told(waiting))
         });
-        let unscheduled = condition("PodScheduled", "False").and_then(|c| c.message.clone());
+        let reason = |c: &PodCondition| c.reason.clone().unwrap_or_else(|| "Unschedulable".to_owned());
+        let unscheduled = condition("PodScheduled", "False");
+        let unscheduled = unscheduled.and_then(|c| Some(format!("{}: {}", reason(c), c.message.as_ref()?)));
+        let node = pod.spec.as_ref().and_then(|spec| spec.node_name.clone());
+        // The kubelet sets both; the node's controller alone sets the one.
+        let silent = condition("Ready", "False").and(condition("ContainersReady", "True"));
+        let silent = silent
+            .and(node.as_ref())
+            .map(|node| format!("node {node} does not report any more; {}", out_of_service(node)));
         Some(Self {
             index: name.rsplit('-').next().and_then(|n| n.parse().ok()).unwrap_or(0),
             uid: pod.uid().unwrap_or_default(),
@@ -67,11 +84,37 @@ impl PodState {
             ip: status.and_then(|s| s.pod_ip.as_ref()).and_then(|ip| ip.parse().ok()),
             ready: condition("Ready", "True").is_some(),
             stopping: pod.metadata.deletion_timestamp.is_some(),
+            ends: pod.metadata.deletion_timestamp.as_ref().map(|time| time.0),
+            node,
             notified: pod.annotations().get(CONFIG_HASH).cloned(),
-            trouble: waiting.or(unscheduled),
+            trouble: waiting.or(unscheduled).or(silent),
             name,
         })
     }
+
+    /// When its end is overdue, if it is being deleted.
+    pub fn overdue(&self) -> Option<Timestamp> {
+        self.ends?.checked_add(OVERDUE).ok()
+    }
+
+    /// Why it goes on being deleted, if its end is overdue.
+    pub fn hangs(&self, now: Timestamp) -> Option<String> {
+        let node = self
+            .node
+            .as_deref()
+            .filter(|_| self.overdue().is_some_and(|at| at <= now))?;
+        let (name, remedy) = (&self.name, out_of_service(node));
+        Some(format!(
+            "pod {name} should have ended, and node {node} does not confirm it, so it is not replaced; {remedy}"
+        ))
+    }
+}
+
+/// How to tell Kubernetes that a node is dead.
+fn out_of_service(node: &str) -> String {
+    format!(
+        "repair the node, or if it is certainly off: kubectl taint nodes {node} node.kubernetes.io/out-of-service=nodeshutdown:NoExecute"
+    )
 }
 
 fn told(waiting: &ContainerStateWaiting) -> Option<String> {
@@ -86,6 +129,7 @@ fn told(waiting: &ContainerStateWaiting) -> Option<String> {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use super::*;
+    use rstest::rstest;
     use serde_json::json;
 
     fn waiting(reason: &str, message: &str) -> Pod {
@@ -107,5 +151,38 @@ mod tests {
         assert_eq!(second, first);
         let alone = PodState::new(&waiting("ImagePullBackOff", "Back-off pulling"), None).unwrap();
         assert_eq!(alone.trouble.as_deref(), Some("ImagePullBackOff: Back-off pulling"));
+    }
+
+    #[rstest]
+    #[case::unschedulable(json!([{"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/2 nodes are available"}]), Some("Unschedulable: 0/2 nodes are available"))]
+    #[case::gated(json!([{"type": "PodScheduled", "status": "False", "reason": "SchedulingGated", "message": "gates"}]), Some("SchedulingGated: gates"))]
+    #[case::not_ready(json!([{"type": "Ready", "status": "False"}, {"type": "ContainersReady", "status": "False"}]), None)]
+    #[case::node_lost(json!([{"type": "Ready", "status": "False"}, {"type": "ContainersReady", "status": "True"}]), Some("node n1 does not report any more; repair the node, or if it is certainly off: kubectl taint nodes n1 node.kubernetes.io/out-of-service=nodeshutdown:NoExecute"))]
+    #[case::ready(json!([{"type": "Ready", "status": "True"}, {"type": "ContainersReady", "status": "True"}]), None)]
+    fn a_pod_that_cannot_run_is_told_with_scheduler_or_node(
+        #[case] conditions: serde_json::Value,
+        #[case] trouble: Option<&str>,
+    ) {
+        let mut pod = waiting("", "");
+        pod.spec = serde_json::from_value(json!({"nodeName": "n1", "containers": []})).unwrap();
+        pod.status = serde_json::from_value(json!({"conditions": conditions})).unwrap();
+        assert_eq!(PodState::new(&pod, None).unwrap().trouble.as_deref(), trouble);
+    }
+
+    #[test]
+    fn a_pod_whose_end_is_overdue_is_on_a_dead_node() {
+        let mut pod = waiting("", "");
+        pod.spec = serde_json::from_value(json!({"nodeName": "n1", "containers": []})).unwrap();
+        let at = |text: &str| text.parse::<Timestamp>().unwrap();
+        assert_eq!(PodState::new(&pod, None).unwrap().overdue(), None);
+        let time = serde_json::from_value(json!("2026-11-30T10:00:00Z")).unwrap();
+        pod.metadata.deletion_timestamp = Some(time);
+        let state = PodState::new(&pod, None).unwrap();
+        assert_eq!(state.hangs(at("2026-11-30T10:00:29Z")), None);
+        let told = state.hangs(at("2026-11-30T10:00:30Z")).unwrap();
+        assert!(
+            told.starts_with("pod coluc-edge-1 should have ended, and node n1 does not confirm it"),
+            "{told}"
+        );
     }
 }

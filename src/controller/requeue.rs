@@ -51,7 +51,10 @@ pub fn after(inputs: &Inputs<'_>, tell: Option<Duration>, retry: Option<Duration
     let effects = inputs.effects;
     let due = effects.clusters.iter().filter_map(|result| result.due);
     let routers = (!effects.routers.is_empty()).then_some(RESOLVE_EVERY);
+    let overdue = inputs.view.pods.iter().filter_map(|pod| pod.overdue());
+    let overdue = overdue.filter_map(|at| Duration::try_from(at.duration_since(inputs.now)).ok());
     let waits = due.chain([effects.records.due]).chain(routers).chain(tell).chain(retry);
+    let waits = waits.chain(overdue);
     // Observers look when they are asked, and round up.
     let wait = waits
         .min()

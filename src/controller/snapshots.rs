@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Event, Pod};
 use kube::ResourceExt;
 use kube::api::{DynamicObject, ObjectMeta};
 use parking_lot::Mutex;
@@ -14,6 +14,7 @@ use super::names::ObjectName;
 use super::objects::ExistingObject;
 use super::pods::PodState;
 use super::references::References;
+use super::refusals::PodRefusal;
 use super::resource::StoredResource;
 use super::snapshot::Snapshot;
 use xmpp_federation_imp::desired::LiveOwners;
@@ -24,6 +25,8 @@ pub struct Snapshots {
     /// Objects with the operator's label, and such as stand where one should.
     objects: BTreeMap<Kind, Snapshot<ExistingObject>>,
     pub pods: Snapshot<PodState>,
+    /// Pods that were not created, by name of the event that tells it.
+    pub refusals: Snapshot<PodRefusal>,
     pub references: Arc<References>,
     /// UIDs of all resources, at a count of the changes of their snapshot.
     owners: Mutex<(u64, LiveOwners)>,
@@ -35,6 +38,7 @@ impl Default for Snapshots {
             resources: Snapshot::default(),
             objects: Kind::iter().map(|kind| (kind, Snapshot::default())).collect(),
             pods: Snapshot::default(),
+            refusals: Snapshot::default(),
             references: Arc::default(),
             owners: Mutex::default(),
         }
@@ -93,6 +97,15 @@ impl Snapshots {
         let version = pod.resource_version().unwrap_or_default();
         let state = PodState::new(pod, self.pods.get(&name).as_deref());
         state.is_some_and(|state| self.pods.see(&name, &version, state))
+    }
+
+    /// Takes in an event about a pod that was not created; whether that is news.
+    pub fn see_refusal(&self, event: &Event) -> bool {
+        let (Some(name), Some(refusal)) = (ObjectName::of(event), PodRefusal::new(event)) else {
+            return false;
+        };
+        let version = event.resource_version().unwrap_or_default();
+        self.refusals.see(&name, &version, refusal)
     }
 
     /// Takes in the answer to a write of a resource that was sent at that count of lists.

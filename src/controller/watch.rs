@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt as _;
-use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
+use k8s_openapi::api::core::v1::{ConfigMap, Event as KubeEvent, Pod, Secret};
 use kube::api::{Api, ApiResource, DynamicObject, PartialObjectMeta};
 use kube::core::NamespaceResourceScope;
 use kube::runtime::watcher::{self, Event};
@@ -25,6 +25,7 @@ use super::kube::Kind;
 use super::ledger_store::KubeStore;
 use super::names::ObjectName;
 use super::reconcile::reconcile;
+use super::refusals::{self, PodRefusal};
 use super::resource::StoredObject;
 use super::snapshot::{Scope, Snapshot};
 use crate::api::{INSTANCE_LABEL, MANAGED_BY, XmppFederation};
@@ -180,6 +181,9 @@ fn start(watches: &mut JoinSet<()>, feed: &Feed) {
         feed.clone()
             .follow("Pod", typed::<Pod>(env, namespace), ours, Feed::pod),
     );
+    let refusals = watcher::Config::default().fields(refusals::SELECTOR).page_size(PAGE);
+    let events = typed::<KubeEvent>(env, namespace);
+    watches.spawn(feed.clone().follow("Event", events, refusals, Feed::refusal));
     // The client asks for metadata alone when the type holds nothing else.
     let secrets = typed::<PartialObjectMeta<Secret>>(env, namespace);
     let take = |feed: &Feed, event| feed.reference(Kind::Secret, event);
@@ -303,21 +307,29 @@ impl Feed {
         let snapshots = &self.context.environment.snapshots;
         if let Some(snapshot) = snapshots.objects(kind) {
             let see = |object| snapshots.see(kind, object);
-            self.owned(snapshot, event, see, |object| object.instance.clone());
+            self.owned(snapshot, event, instance, see, |object| object.instance.clone());
         }
     }
 
     fn pod(&self, event: Event<Pod>) {
         let snapshots = &self.context.environment.snapshots;
         let see = |pod| snapshots.see_pod(&pod);
-        self.owned(&snapshots.pods, event, see, |pod| Some(pod.instance.clone()));
+        self.owned(&snapshots.pods, event, instance, see, |pod| Some(pod.instance.clone()));
     }
 
-    /// Takes in an event about objects of one kind that carry a resource's name, and wakes that resource.
+    fn refusal(&self, event: Event<KubeEvent>) {
+        let snapshots = &self.context.environment.snapshots;
+        let see = |event| snapshots.see_refusal(&event);
+        let of = |refusal: &PodRefusal| Some(refusal.instance.clone());
+        self.owned(&snapshots.refusals, event, refusals::instance, see, of);
+    }
+
+    /// Takes in an event about objects of one kind that tell a resource's name, and wakes that resource.
     fn owned<K: ResourceExt, T: PartialEq>(
         &self,
         snapshot: &Snapshot<T>,
         event: Event<K>,
+        instance: impl Fn(&K) -> Option<ObjectName>,
         see: impl FnOnce(K) -> bool,
         instance_of: impl Fn(&T) -> Option<String>,
     ) {

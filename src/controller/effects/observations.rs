@@ -306,6 +306,7 @@ mod tests {
                 ..ExistingObjects::default()
             },
             pods: world.pods.clone(),
+            refusals: Vec::new(),
         }
     }
 }

@@ -92,6 +92,7 @@ fn with(spec: Value, secrets: &[(&str, Keys)], at: Timestamp) -> World {
         revocation_lists: None,
         existing: ExistingObjects::default(),
         pods: Vec::new(),
+        refusals: Vec::new(),
     };
     world.material = material::run(&world.valid, &view, false, at);
     world

@@ -1,7 +1,6 @@
 //! `EdgeAvailable`: pods run, are ready and have the newest configuration.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 
 use xmpp_federation_core::Release;
 use xmpp_federation_core::edge_status::EdgeStatus;
@@ -13,6 +12,7 @@ use crate::api::spec::ServiceType;
 use crate::controller::build::DesiredObject;
 use crate::controller::dereference::EdgePod;
 use crate::controller::objects::Content;
+use crate::controller::refusals;
 
 pub(super) fn verdict(inputs: &Inputs<'_>) -> Verdict {
     let mut verdict = availability(inputs);
@@ -65,24 +65,7 @@ fn availability(inputs: &Inputs<'_>) -> Verdict {
     }
     let ready = pods.iter().filter(|pod| pod.ready).count();
     if ready < wanted {
-        let mut message = format!("{ready} of {wanted} edge pods are ready");
-        if let (Some(error), None) = (inputs.material.no_router_secret(), &inputs.view.existing.stateful_set) {
-            message.push_str(": they cannot start, ");
-            message.push_str(&error.to_string());
-            return Verdict::no(Reason::SecretMissing, message);
-        }
-        let troubled = pods
-            .iter()
-            .find_map(|p| p.trouble.as_ref().filter(|_| !p.ready).map(|t| (&p.name, t)));
-        if let Some((name, trouble)) = troubled {
-            let _ = write!(message, "; pod {name}: {trouble}");
-        }
-        let _ = write!(
-            message,
-            "; look at them with kubectl describe pod -l {}",
-            inputs.valid.owner.selector()
-        );
-        return Verdict::no(Reason::PodsNotReady, message);
+        return too_few(inputs, &pods, &format!("{ready} of {wanted} edge pods are ready"));
     }
     if being_replaced(inputs) {
         return Verdict::no(
@@ -116,6 +99,36 @@ fn availability(inputs: &Inputs<'_>) -> Verdict {
         Reason::AsWanted,
         format!("{ready} of {wanted} edge pods are ready with the newest configuration"),
     )
+}
+
+/// Why fewer pods are ready than wanted.
+fn too_few(inputs: &Inputs<'_>, pods: &[&EdgePod], how_many: &str) -> Verdict {
+    let (owner, view) = (&inputs.valid.owner, inputs.view);
+    let no = |reason, why: String| Verdict::no(reason, format!("{how_many}{why}"));
+    let set = view.existing.stateful_set.as_ref();
+    if let (Some(error), None) = (inputs.material.no_router_secret(), set) {
+        return no(Reason::SecretMissing, format!(": they cannot start, {error}"));
+    }
+    let is_missing = |index| index < inputs.pods_allowed && !view.pods.iter().any(|pod| pod.index == index);
+    let refusal = set.and_then(|set| refusals::current(&view.refusals, &set.uid, is_missing, inputs.now));
+    if let Some(refusal) = refusal {
+        let (edge, index) = (owner.edge(), refusal.index);
+        let (words, remedy) = (&refusal.words, refusal.remedy());
+        let why = format!("; pod {edge}-{index} is not created: {words}; {remedy}");
+        return no(Reason::PodsNotCreated, why);
+    }
+    let mut needed = view.pods.iter().filter(|pod| pod.index < inputs.pods_allowed);
+    if let Some(why) = needed.find_map(|pod| pod.hangs(inputs.now)) {
+        return no(Reason::PodsNotReady, format!("; {why}"));
+    }
+    let mut unready = pods.iter().filter(|pod| !pod.ready);
+    let trouble = unready.find_map(|pod| Some(format!("; pod {}: {}", pod.name, pod.trouble.as_ref()?)));
+    let look = if view.pods.is_empty() {
+        format!("none exists yet; look at kubectl describe statefulset {}", owner.edge())
+    } else {
+        format!("look at them with kubectl describe pod -l {}", owner.selector())
+    };
+    no(Reason::PodsNotReady, format!("{}; {look}", trouble.unwrap_or_default()))
 }
 
 fn of_this_release(status: &EdgeStatus) -> bool {
@@ -201,6 +214,7 @@ mod tests {
     use crate::controller::build::DesiredObject;
     use crate::controller::kube::Kind;
     use crate::controller::objects::ExistingObject;
+    use crate::controller::refusals::PodRefusal;
     use crate::records::{Reach, ServiceAddresses};
     use rstest::rstest;
     use serde_json::{Value, json};
@@ -367,5 +381,58 @@ mod tests {
         };
         assert_eq!(verdict(&world, Type::EdgeAvailable).reason.as_str(), "AsWanted");
         assert_eq!(world.reach.shown(), ["edge-1.elb.example"]);
+    }
+
+    const REFUSED: &str = "create Pod coluc-edge-0 in StatefulSet coluc-edge failed error: pods \"coluc-edge-0\" is forbidden: failed quota: cpu: must specify limits.cpu for: edge";
+
+    #[rstest]
+    #[case::refused(
+        "none",
+        "PodsNotCreated",
+        "0 of 1 edge pods are ready; pod coluc-edge-0 is not created: pods \"coluc-edge-0\" is forbidden: failed quota: cpu: must specify limits.cpu for: edge; set what the quota wants"
+    )]
+    #[case::it_came("unready", "PodsNotReady", "look at them with kubectl describe pod -l")]
+    #[case::it_is_ready("ready", "AsWanted", "1 of 1 edge pods are ready")]
+    #[case::of_a_former_set(
+        "another",
+        "PodsNotReady",
+        "none exists yet; look at kubectl describe statefulset coluc-edge"
+    )]
+    #[case::being_deleted("ends", "PodsNotReady", "look at them with kubectl describe pod -l")]
+    #[case::on_a_dead_node(
+        "overdue",
+        "PodsNotReady",
+        "pod coluc-edge-0 should have ended, and node node1 does not confirm it"
+    )]
+    fn pods_that_do_not_come_are_told_with_the_cause(#[case] case: &str, #[case] reason: &str, #[case] says: &str) {
+        let mut world = world("", Value::Null);
+        let set = controller(2, 2, ("b", "b"), 1);
+        let controller_uid = if case == "another" { "former" } else { set.uid.as_str() };
+        let event = json!({"metadata": {"name": "coluc-edge.1", "namespace": "federation"}, "message": REFUSED,
+            "lastTimestamp": "2023-11-14T22:13:00Z", "reason": "FailedCreate",
+            "involvedObject": {"kind": "StatefulSet", "name": "coluc-edge", "uid": controller_uid}});
+        let refusal = PodRefusal::new(&serde_json::from_value(event).unwrap()).unwrap();
+        world.refusals = vec![Arc::new(refusal)];
+        world.stateful_set = Some(set);
+        let pod = world.pods.first_mut().unwrap();
+        let state = Arc::make_mut(&mut pod.pod);
+        state.ready = case == "ready";
+        state.stopping = ["ends", "overdue"].contains(&case);
+        let ends = if case == "ends" {
+            "2023-11-14T22:13:00Z"
+        } else {
+            "2023-11-14T22:00:00Z"
+        };
+        state.ends = state.stopping.then(|| ends.parse().unwrap());
+        if ["none", "another"].contains(&case) {
+            world.pods.clear();
+        }
+        let verdict = verdict(&world, Type::EdgeAvailable);
+        assert_eq!(verdict.reason.as_str(), reason, "{}", verdict.message);
+        assert!(verdict.message.contains(says), "{}", verdict.message);
+        assert_eq!(
+            verdict.message.contains("kubectl describe pod"),
+            says.contains("describe pod")
+        );
     }
 }

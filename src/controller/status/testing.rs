@@ -25,6 +25,7 @@ use crate::controller::effects::{ClusterResult, Effects, Records};
 use crate::controller::objects::ExistingObject;
 use crate::controller::pods::PodState;
 use crate::controller::references::Secrets;
+use crate::controller::refusals::PodRefusal;
 use crate::controller::testing::{spec_with, validated};
 use crate::controller::validate::ValidSpec;
 use crate::records::Reach;
@@ -41,6 +42,7 @@ pub struct World {
     pub reach: Reach,
     pub desired: DesiredObjects,
     pub stateful_set: Option<Arc<ExistingObject>>,
+    pub refusals: Vec<Arc<PodRefusal>>,
     pub imp: Result<Report, String>,
     pub records: Records,
 }
@@ -121,6 +123,8 @@ pub fn world(path: &str, value: Value) -> World {
         ip: None,
         ready: true,
         stopping: false,
+        ends: None,
+        node: Some("node1".to_owned()),
         notified: None,
         trouble: None,
     };
@@ -139,6 +143,7 @@ pub fn world(path: &str, value: Value) -> World {
         },
         desired,
         stateful_set: None,
+        refusals: Vec::new(),
         imp: Err("Secret cups-axl does not exist".to_owned()),
         records: Records {
             own_seen: true,
@@ -167,6 +172,7 @@ fn with_inputs<T>(world: &World, look: impl FnOnce(&Inputs<'_>) -> T) -> T {
             ..ExistingObjects::default()
         },
         pods: world.pods.clone(),
+        refusals: world.refusals.clone(),
     };
     let results: Vec<ClusterResult> = world
         .valid

@@ -16,11 +16,11 @@ use testkit_lab::{node, process};
 
 /// The library tells there why it lists anew.
 const LOG: &str = "info,kube_runtime::watcher=debug";
-const SOON: Duration = Duration::from_secs(20);
+pub(super) const SOON: Duration = Duration::from_secs(20);
 const OPERATOR_NAME: &str = "xmpp-federation-operator";
 
 /// One process of the operator.
-struct Installation<'a> {
+pub(super) struct Installation<'a> {
     stage: &'a Stage,
     name: &'a str,
     port: u16,
@@ -46,7 +46,7 @@ impl<'a> Installation<'a> {
         Ok(Self { stage, name, port })
     }
 
-    async fn leading(stage: &'a Stage, watched: &[&str]) -> Result<Self, Error> {
+    pub(super) async fn leading(stage: &'a Stage, watched: &[&str]) -> Result<Self, Error> {
         let operator = Self::start(stage, OPERATOR, 8081, watched)?;
         operator.leads(SOON).await?;
         Ok(operator)
@@ -87,23 +87,23 @@ impl<'a> Installation<'a> {
         self.stage.still_runs(self.name).is_ok()
     }
 
-    async fn stop(&self) -> Result<(), Error> {
+    pub(super) async fn stop(&self) -> Result<(), Error> {
         process::stop(self.stage.lab.layout(), self.name, Duration::from_secs(10)).await
     }
 }
 
 /// kubectl in a namespace.
-async fn kubectl(stage: &Stage, namespace: &str, words: &[&str]) -> Result<String, Error> {
+pub(super) async fn kubectl(stage: &Stage, namespace: &str, words: &[&str]) -> Result<String, Error> {
     stage.lab.kubectl(&[&["--namespace", namespace], words].concat()).await
 }
 
-async fn read(stage: &Stage, namespace: &str, object: &str, path: &str) -> Result<String, Error> {
+pub(super) async fn read(stage: &Stage, namespace: &str, object: &str, path: &str) -> Result<String, Error> {
     let output = format!("-o=jsonpath={path}");
     kubectl(stage, namespace, &["get", "--ignore-not-found", object, &output]).await
 }
 
 /// Waits until a field of an object is as expected.
-async fn until(
+pub(super) async fn until(
     stage: &Stage,
     (namespace, object, path): (&str, &str, &str),
     within: Duration,
@@ -120,7 +120,7 @@ async fn until(
     Ok(last)
 }
 
-async fn create(stage: &Stage, namespace: &str, name: &str) -> Result<(), Error> {
+pub(super) async fn create(stage: &Stage, namespace: &str, name: &str) -> Result<(), Error> {
     stage
         .create(&resource::kind(), namespace, vec![resource::resource(name)])
         .await?;
@@ -129,7 +129,7 @@ async fn create(stage: &Stage, namespace: &str, name: &str) -> Result<(), Error>
     Ok(())
 }
 
-fn message(kind: &str) -> String {
+pub(super) fn message(kind: &str) -> String {
     format!("{{.status.conditions[?(@.type==\"{kind}\")].message}}")
 }
 
@@ -617,7 +617,7 @@ async fn ledgers(stage: Stage) -> Result<(), Error> {
     operator.stop().await
 }
 
-fn lab(letter: char) -> String {
+pub(super) fn lab(letter: char) -> String {
     name_here(&format!("op{letter}"))
 }
 
