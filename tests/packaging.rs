@@ -136,7 +136,11 @@ const USED: &[(&str, &str, &str)] = &[
     ("", "events", "list watch"),
     ("apps", "statefulsets", "get list watch create patch"),
     ("policy", "poddisruptionbudgets", "get list watch create patch"),
-    ("networking.k8s.io", "networkpolicies", "get list watch create patch"),
+    (
+        "networking.k8s.io",
+        "networkpolicies",
+        "get list watch create patch delete",
+    ),
     ("events.k8s.io", "events", "create patch"),
 ];
 /// The same in its own namespace.

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{
-    Affinity, LocalObjectReference, ResourceRequirements, Toleration, TopologySpreadConstraint,
+    Affinity, LocalObjectReference, PodSecurityContext, ResourceRequirements, Toleration, TopologySpreadConstraint,
 };
+use k8s_openapi::api::networking::v1::{NetworkPolicyEgressRule, NetworkPolicyIngressRule, NetworkPolicyPeer};
 use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -71,9 +72,22 @@ pub struct EdgeSpec {
     #[serde(default = "fifteen_seconds")]
     pub drain_delay: Duration,
 
+    /// How long a new pod has to be ready before the next one is replaced, so that load balancers have noticed it.
+    /// Default 30s.
+    #[serde(default = "thirty_seconds")]
+    pub min_ready: Duration,
+
+    /// Who may connect to the pods, and whither they may.
+    #[serde(default)]
+    pub network_policy: NetworkPolicySpec,
+
     /// What is passed on to the pods.
     #[serde(default)]
     pub pod: PodSpec,
+}
+
+fn thirty_seconds() -> Duration {
+    Duration::seconds(30)
 }
 
 fn two() -> i32 {
@@ -119,6 +133,9 @@ pub struct ServiceSpec {
     /// LoadBalancer, NodePort or ClusterIP. Default LoadBalancer.
     #[serde(default, rename = "type")]
     pub type_: ServiceType,
+    /// Further labels, as for a pool of addresses.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
     /// Annotations for the load balancer's controller.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
@@ -126,6 +143,28 @@ pub struct ServiceSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253))]
     pub load_balancer_class: Option<String>,
+    /// Address that is asked of the load balancer; many clouds want an annotation instead.
+    #[serde(default, skip_serializing_if = "Option::is_none", rename = "loadBalancerIP")]
+    pub load_balancer_ip: Option<Address>,
+    /// Whether a load balancer gets node ports. Absent: Kubernetes' default, true.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allocate_load_balancer_node_ports: Option<bool>,
+    /// Node port of 5269, with types NodePort and LoadBalancer. Absent: one that is free.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 65535))]
+    pub node_port: Option<i32>,
+    /// Node port of 5270 (direct TLS), as nodePort.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 65535))]
+    pub direct_tls_node_port: Option<i32>,
+    /// Node port where load balancers ask for ready pods, with type LoadBalancer and policy Local. Absent: one that is
+    /// free. Kubernetes refuses to change it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 65535))]
+    pub health_check_node_port: Option<i32>,
+    /// Whether one peer's connections lead to one pod. Absent: Kubernetes' default, to any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session_affinity: Option<SessionAffinity>,
     /// Local (peers' addresses stay visible) or Cluster. Default Local.
     #[serde(default)]
     pub external_traffic_policy: TrafficPolicy,
@@ -162,6 +201,51 @@ pub enum TrafficPolicy {
     Local,
     /// All.
     Cluster,
+}
+
+/// Whether one peer's connections lead to one pod.
+#[derive(JsonSchema, Serialize, Deserialize, Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SessionAffinity {
+    /// To any.
+    None,
+    /// To one.
+    ClientIP,
+}
+
+/// The pods' NetworkPolicy.
+#[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct NetworkPolicySpec {
+    /// Whether there is one. Default true.
+    #[serde(default = "yes")]
+    pub enabled: bool,
+    /// Who may read metrics from port 8080 besides the operator, in the words of Kubernetes' own NetworkPolicy (from).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "any_objects")]
+    pub metrics_from: Vec<NetworkPolicyPeer>,
+    /// Further rules for connections to the pods.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "any_objects")]
+    pub extra_ingress: Vec<NetworkPolicyIngressRule>,
+    /// Further rules for connections from the pods.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "any_objects")]
+    pub extra_egress: Vec<NetworkPolicyEgressRule>,
+}
+
+impl Default for NetworkPolicySpec {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            metrics_from: Vec::new(),
+            extra_ingress: Vec::new(),
+            extra_egress: Vec::new(),
+        }
+    }
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// Families of addresses.
@@ -271,6 +355,12 @@ pub struct PodSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "any_object")]
     pub resources: Option<ResourceRequirements>,
+    /// User, groups and further settings of the pods. Absent: user, group and fsGroup 65532. What is given takes their
+    /// place, so {} leaves user and groups to a platform that assigns them. The pods run as no root and with the
+    /// runtime's seccomp profile, unless other ones are given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "any_object")]
+    pub security_context: Option<PodSecurityContext>,
     /// Labels that a node must have.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub node_selector: BTreeMap<String, String>,

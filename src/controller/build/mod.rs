@@ -102,14 +102,15 @@ pub fn all(valid: &ValidSpec, material: &Material, topology: &Topology) -> Resul
         && material.certificate.is_ok()
         && material.others.is_ok()
         && (material.no_router_secret().is_none() || !valid.active);
-    let (config, policy) = if topology.unsure {
-        (DesiredObject::Unchanged, DesiredObject::Unchanged)
+    let config = if topology.unsure {
+        DesiredObject::Unchanged
     } else {
-        let config = config::config_map(valid, text);
-        (
-            DesiredObject::Present(config),
-            DesiredObject::Present(policy::policy(valid, &links)),
-        )
+        DesiredObject::Present(config::config_map(valid, text))
+    };
+    let policy = match (valid.network_policy.enabled, topology.unsure) {
+        (false, _) => DesiredObject::Absent,
+        (true, true) => DesiredObject::Unchanged,
+        (true, false) => DesiredObject::Present(policy::policy(valid, &links)),
     };
     Ok(DesiredObjects {
         dialback: secrets::dialback(valid, material),

@@ -1,5 +1,6 @@
 //! The hosts that may connect to the edge pods, and those to which the pods may connect.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use k8s_openapi::api::networking::v1::{
@@ -24,6 +25,9 @@ const NOT_PUBLIC_V4: [&str; 6] = [
     "192.168.0.0/16",
 ];
 const NOT_PUBLIC_V6: [&str; 2] = ["fc00::/7", "fe80::/10"];
+
+/// Label that Kubernetes gives every namespace.
+const NAMESPACE_NAME: &str = "kubernetes.io/metadata.name";
 
 pub fn policy(valid: &ValidSpec, links: &RouterAddresses) -> NetworkPolicy {
     let mut egress = vec![
@@ -68,27 +72,36 @@ pub fn policy(valid: &ValidSpec, links: &RouterAddresses) -> NetworkPolicy {
     if valid.direct_tls {
         internet.push(port("TCP", DIRECT_TLS_PORT));
     }
-    let inside = NetworkPolicyPeer {
-        namespace_selector: Some(LabelSelector::default()),
+    let operator = BTreeMap::from([(NAMESPACE_NAME.to_owned(), valid.operator_namespace.clone())]);
+    let operator = NetworkPolicyPeer {
+        namespace_selector: Some(LabelSelector {
+            match_labels: Some(operator),
+            ..LabelSelector::default()
+        }),
         ..NetworkPolicyPeer::default()
     };
+    let spec = &valid.network_policy;
+    let admin = [operator].into_iter().chain(spec.metrics_from.iter().cloned());
+    let mut ingress = vec![
+        // The internet.
+        Ingress {
+            from: None,
+            ports: Some(internet),
+        },
+        // The kubelet's probes always pass.
+        Ingress {
+            from: Some(admin.collect()),
+            ports: Some(vec![port("TCP", ADMIN_PORT)]),
+        },
+    ];
+    ingress.extend(spec.extra_ingress.iter().cloned());
+    egress.extend(spec.extra_egress.iter().cloned());
     NetworkPolicy {
         metadata: valid.owner.metadata(&valid.owner.edge()),
         spec: Some(NetworkPolicySpec {
             pod_selector: Some(valid.owner.pod_selector()),
             policy_types: Some(vec!["Ingress".to_owned(), "Egress".to_owned()]),
-            ingress: Some(vec![
-                // The internet.
-                Ingress {
-                    from: None,
-                    ports: Some(internet),
-                },
-                // The operator and collectors of metrics; the kubelet's probes always pass.
-                Ingress {
-                    from: Some(vec![inside]),
-                    ports: Some(vec![port("TCP", ADMIN_PORT)]),
-                },
-            ]),
+            ingress: Some(ingress),
             egress: Some(egress),
         }),
     }

@@ -43,6 +43,7 @@ pub fn stateful_set(valid: &ValidSpec, pods: u16) -> StatefulSet {
             replicas: Some(pods.into()),
             service_name: Some(valid.owner.pods()),
             pod_management_policy: Some("Parallel".to_owned()),
+            min_ready_seconds: Some(i32::try_from(valid.min_ready.0.as_secs()).unwrap_or(i32::MAX)),
             revision_history_limit: Some(3),
             selector: valid.owner.pod_selector(),
             template: PodTemplateSpec {
@@ -81,17 +82,7 @@ fn pod_spec(valid: &ValidSpec) -> PodSpec {
         host_pid: Some(false),
         host_ipc: Some(false),
         termination_grace_period_seconds: Some(i64::try_from(grace).unwrap_or(i64::MAX)),
-        security_context: Some(PodSecurityContext {
-            run_as_non_root: Some(true),
-            run_as_user: Some(USER),
-            run_as_group: Some(USER),
-            fs_group: Some(USER),
-            seccomp_profile: Some(SeccompProfile {
-                type_: "RuntimeDefault".to_owned(),
-                ..SeccompProfile::default()
-            }),
-            ..PodSecurityContext::default()
-        }),
+        security_context: Some(security_context(pod.security_context.as_ref())),
         containers: vec![container(valid)],
         volumes: Some(volumes(valid)),
         affinity: Some(pod.affinity.clone().unwrap_or_else(|| spread(valid))),
@@ -102,6 +93,22 @@ fn pod_spec(valid: &ValidSpec) -> PodSpec {
         image_pull_secrets: some(pod.image_pull_secrets.clone()),
         ..PodSpec::default()
     }
+}
+
+/// What is given takes the place of the user and the groups; the rest of the restricted profile stays unless given.
+fn security_context(given: Option<&PodSecurityContext>) -> PodSecurityContext {
+    let mut context = given.cloned().unwrap_or_else(|| PodSecurityContext {
+        run_as_user: Some(USER),
+        run_as_group: Some(USER),
+        fs_group: Some(USER),
+        ..PodSecurityContext::default()
+    });
+    context.run_as_non_root.get_or_insert(true);
+    context.seccomp_profile.get_or_insert_with(|| SeccompProfile {
+        type_: "RuntimeDefault".to_owned(),
+        ..SeccompProfile::default()
+    });
+    context
 }
 
 /// Pods prefer different nodes.

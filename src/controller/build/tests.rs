@@ -12,7 +12,7 @@ use xmpp_federation_core::SecretBytes;
 
 use super::material::{Certificate, Dialback, Material, RouterSecret};
 use super::{DesiredObject, DesiredObjects, RouterAddresses, Topology, all};
-use crate::controller::testing::{entry, spec, validated};
+use crate::controller::testing::{entry, spec, spec_with, validated};
 use crate::controller::validate::ValidSpec;
 use crate::tls::KeyMaterial;
 
@@ -67,6 +67,14 @@ fn everything() -> Value {
                 "type": "LoadBalancer", "annotations": {"example.com/pool": "a"}, "loadBalancerClass": "example.com/lb",
                 "externalTrafficPolicy": "Cluster", "loadBalancerSourceRanges": ["198.51.100.0/24"],
                 "ipFamilyPolicy": "PreferDualStack", "ipFamilies": ["IPv4", "IPv6"],
+                "labels": {"pool": "a"}, "nodePort": 31269, "directTlsNodePort": 31270, "loadBalancerIP": "203.0.113.7",
+                "allocateLoadBalancerNodePorts": false, "healthCheckNodePort": 31271, "sessionAffinity": "ClientIP",
+            },
+            "minReady": "45s",
+            "networkPolicy": {
+                "metricsFrom": [{"namespaceSelector": {"matchLabels": {"team": "metrics"}}}],
+                "extraIngress": [{"from": [{"ipBlock": {"cidr": "192.0.2.0/24"}}], "ports": [{"port": 9000}]}],
+                "extraEgress": [{"to": [{"podSelector": {}}]}],
             },
             "pod": {
                 "resources": {"requests": {"cpu": "1000m"}, "limits": {"memory": "1Gi"}},
@@ -77,7 +85,7 @@ fn everything() -> Value {
                 "topologySpreadConstraints": [
                     {"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "ScheduleAnyway"},
                 ],
-                "priorityClassName": "high", "imagePullSecrets": [{"name": "pull"}],
+                "securityContext": {"runAsUser": 1000, "fsGroupChangePolicy": "OnRootMismatch"}, "priorityClassName": "high", "imagePullSecrets": [{"name": "pull"}],
                 "annotations": {"team": "voice"}, "labels": {"team": "voice"},
             },
         },
@@ -186,4 +194,44 @@ fn wanted(object: &DesiredObject<impl Serialize>) -> Value {
         DesiredObject::Absent => json!("absent"),
         DesiredObject::Unchanged => json!("unchanged"),
     }
+}
+
+/// What one field of spec.edge makes of one object, by their JSON pointers.
+#[rstest]
+#[case::platform_users("pod", json!({"securityContext": {}}), "StatefulSet", "/spec/template/spec/securityContext", json!({"runAsNonRoot": true, "seccompProfile": {"type": "RuntimeDefault"}}))]
+#[case::own_users("pod", json!({}), "StatefulSet", "/spec/template/spec/securityContext/runAsUser", json!(65532))]
+#[case::own_profile("pod", json!({"securityContext": {"seccompProfile": {"type": "Localhost", "localhostProfile": "edge.json"}}}), "StatefulSet", "/spec/template/spec/securityContext/seccompProfile/localhostProfile", json!("edge.json"))]
+#[case::ready_for_a_while("minReady", json!("30s"), "StatefulSet", "/spec/minReadySeconds", json!(30))]
+#[case::not_at_all("minReady", json!("0s"), "StatefulSet", "/spec/minReadySeconds", json!(0))]
+#[case::node_port("service", json!({"type": "NodePort", "nodePort": 31269, "healthCheckNodePort": 31271}), "Service", "/spec/ports/0/nodePort", json!(31269))]
+#[case::no_node_port_inside("service", json!({"type": "ClusterIP", "nodePort": 31269}), "Service", "/spec/ports/0/nodePort", json!(null))]
+#[case::no_health_check_without_balancer("service", json!({"type": "NodePort", "healthCheckNodePort": 31271}), "Service", "/spec/healthCheckNodePort", json!(null))]
+#[case::no_health_check_of_all("service", json!({"externalTrafficPolicy": "Cluster", "healthCheckNodePort": 31271}), "Service", "/spec/healthCheckNodePort", json!(null))]
+#[case::own_labels_stay("service", json!({"labels": {"app.kubernetes.io/managed-by": "me", "a": "b"}}), "Service", "/metadata/labels/app.kubernetes.io~1managed-by", json!("xmpp-federation-operator"))]
+#[case::no_policy("networkPolicy", json!({"enabled": false}), "NetworkPolicy", "", json!("absent"))]
+#[case::the_operator_alone("networkPolicy", json!({}), "NetworkPolicy", "/spec/ingress/1/from", json!([{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "xmpp-federation-system"}}}]))]
+fn a_field_of_the_edge_reaches_its_object(
+    #[case] field: &str,
+    #[case] value: Value,
+    #[case] kind: &str,
+    #[case] pointer: &str,
+    #[case] expected: Value,
+) {
+    let valid = validated(&spec_with(&format!("/edge/{field}"), value)).unwrap();
+    let topology = Topology {
+        routers: RouterAddresses::new(),
+        pods: 2,
+        unsure: false,
+    };
+    let desired = all(&valid, &material(&valid), &topology).unwrap();
+    let object = match kind {
+        "StatefulSet" => wanted(&desired.stateful_set),
+        "Service" => json!(desired.service),
+        _ => wanted(&desired.policy),
+    };
+    assert_eq!(
+        object.pointer(pointer).cloned().unwrap_or_default(),
+        expected,
+        "{object}"
+    );
 }

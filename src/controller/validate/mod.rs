@@ -17,7 +17,7 @@ use xmpp_federation_core::{ComponentId, Domain};
 use super::names::Owner;
 use crate::api::bounds;
 use crate::api::later;
-use crate::api::spec::{PodSpec, PullPolicy, ServiceSpec, XmppFederationSpec};
+use crate::api::spec::{NetworkPolicySpec, PodSpec, PullPolicy, ServiceSpec, XmppFederationSpec};
 use crate::api::values::DomainName;
 use claims::used_twice;
 pub use claims::{Claim, claim};
@@ -63,6 +63,9 @@ pub struct ValidSpec {
     pub limits: Limits,
     /// Time from unready to stop.
     pub drain_delay: HumanDuration,
+    /// Time from ready to available.
+    pub min_ready: HumanDuration,
+    pub network_policy: NetworkPolicySpec,
     /// What is passed on to the pods.
     pub pod: PodSpec,
     /// Certificates and security mode.
@@ -230,6 +233,8 @@ pub fn run<'a>(
         public_addresses,
         limits: limits(&spec.edge.limits),
         drain_delay: spec.edge.drain_delay.0,
+        min_ready: spec.edge.min_ready.0,
+        network_policy: spec.edge.network_policy.clone(),
         pod: spec.edge.pod.clone(),
         tls: tls_terms(spec),
         direct_tls,
