@@ -18,7 +18,7 @@ use crate::desired::{Desired, Sibling};
 use crate::error::CallError;
 use crate::federation;
 use crate::guard::Guard;
-use crate::http::Caller;
+use crate::http::{Caller, SetupError};
 use crate::ledger::Ledger;
 use crate::ledger::cache::{LedgerCache, LedgerChange};
 use crate::ledger::file::LedgerFile;
@@ -57,6 +57,7 @@ type RecentCalls = VecDeque<Stamp>;
 #[derive(Default)]
 struct Cluster {
     machine: Machine,
+    /// For one turn.
     caller: Option<Caller>,
     axl_version: Option<AxlVersion>,
     file: Option<Arc<LedgerFile>>,
@@ -241,6 +242,8 @@ impl Manager {
             let step = self.turn_at(cluster, desired, &key).await;
             calls.clone_from(&cluster.machine.seen.control_center_calls);
             if let Some(step) = step {
+                // It takes 3 kB, and the next turn may be minutes away.
+                cluster.caller = None;
                 let now = self.clock.now();
                 return cluster.machine.report(now, desired, &step, cluster.axl_version);
             }
@@ -307,12 +310,23 @@ impl Manager {
         if anew {
             (cluster.axl_version, cluster.file) = (None, None);
         }
-        let (logins, counter) = (Arc::clone(&self.logins), Arc::clone(&self.counter));
-        let caller = Caller::new(target, self.resolver.clone(), logins, counter);
-        let caller = caller.map(|caller| caller.within(self.timings.call));
+        let caller = self.caller(target);
         let error = caller.as_ref().err().map(ToString::to_string);
         cluster.caller = caller.ok();
         Answer::Connected(error.map_or(Ok(()), Err))
+    }
+
+    fn caller(&self, target: &Target) -> Result<Caller, SetupError> {
+        let (logins, counter) = (Arc::clone(&self.logins), Arc::clone(&self.counter));
+        let caller = Caller::new(target, self.resolver.clone(), logins, counter)?;
+        Ok(caller.within(self.timings.call))
+    }
+
+    fn caller_of<'a>(&self, caller: &'a mut Option<Caller>, target: &Target) -> Option<&'a Caller> {
+        if caller.is_none() {
+            *caller = self.caller(target).ok();
+        }
+        caller.as_ref()
     }
 
     async fn load(
@@ -337,7 +351,7 @@ impl Manager {
     /// Asks IM&P; `None`: what the call needs is not known.
     async fn read(&self, cluster: &mut Cluster, desired: &Desired, read: Read) -> Option<Result<Reply, CallError>> {
         let (target, seen) = (&desired.target, &cluster.machine.seen);
-        let caller = cluster.caller.as_ref()?;
+        let caller = self.caller_of(&mut cluster.caller, target)?;
         let mut axl = axl(caller, target, cluster.axl_version);
         let reply = match read {
             Read::Services(node) => {
@@ -365,7 +379,7 @@ impl Manager {
     }
 
     async fn change(&self, cluster: &mut Cluster, target: &Target, recorded: &Recorded) -> Option<Answer> {
-        let caller = cluster.caller.as_ref()?;
+        let caller = self.caller_of(&mut cluster.caller, target)?;
         let mut axl = axl(caller, target, cluster.axl_version);
         let written = match &recorded.change {
             Change::Restart { node, cause, not_after } => {
