@@ -20,7 +20,7 @@ use xmpp_federation_operator::runtime::api_error::bounded;
 use xmpp_federation_operator::runtime::leadership::{self, Leadership};
 use xmpp_federation_operator::runtime::lease::{Election, HeldLease};
 use xmpp_federation_operator::runtime::metrics::{Held, Metrics};
-use xmpp_federation_operator::runtime::{health, logging, preflight_file};
+use xmpp_federation_operator::runtime::{health, logging, memory, preflight_file};
 
 /// Kubernetes operator for XMPP federation of Cisco Unified CM IM and Presence.
 #[derive(Parser)]
@@ -99,6 +99,7 @@ fn operate(args: Args) -> ExitCode {
         eprintln!("{sentence}");
         return ExitCode::from(2);
     }
+    memory::share();
     // Few threads: reconciles wait for the network, and memory is counted.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -176,6 +177,7 @@ async fn run(args: Args) -> Result<(), String> {
         metrics.clone(),
         stop.clone(),
     ));
+    tokio::spawn(memory::give_back());
     let clock = leadership::boot_clock();
     let leadership = Leadership::new(clock.clone());
     let (leases, client) = clients(&metrics, &leadership).await?;

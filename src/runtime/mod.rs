@@ -5,5 +5,6 @@ pub mod health;
 pub mod leadership;
 pub mod lease;
 pub mod logging;
+pub mod memory;
 pub mod metrics;
 pub mod preflight_file;
