@@ -80,31 +80,30 @@ pub struct Verdict<R = Reason> {
 }
 
 impl<R> Verdict<R> {
+    fn new(status: Status, reason: impl Into<R>, message: impl Into<String>) -> Self {
+        let (reason, mut message) = (reason.into(), message.into());
+        // It lives until the next answer, and grew by doubling.
+        message.shrink_to_fit();
+        Self {
+            status,
+            reason,
+            message,
+        }
+    }
+
     /// The condition holds.
     pub fn yes(reason: impl Into<R>, message: impl Into<String>) -> Self {
-        Self {
-            status: Status::True,
-            reason: reason.into(),
-            message: message.into(),
-        }
+        Self::new(Status::True, reason, message)
     }
 
     /// The condition does not hold.
     pub fn no(reason: impl Into<R>, message: impl Into<String>) -> Self {
-        Self {
-            status: Status::False,
-            reason: reason.into(),
-            message: message.into(),
-        }
+        Self::new(Status::False, reason, message)
     }
 
     /// It cannot be told.
     pub fn unknown(reason: impl Into<R>, message: impl Into<String>) -> Self {
-        Self {
-            status: Status::Unknown,
-            reason: reason.into(),
-            message: message.into(),
-        }
+        Self::new(Status::Unknown, reason, message)
     }
 
     /// The same with the reason in a catalogue that takes in this one's.

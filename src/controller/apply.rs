@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Pod, Secret};
+use kube::Resource as _;
 use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -21,7 +22,7 @@ use super::kube::{Error, Kind, call};
 use super::names::Owner;
 use super::objects::{APPLIED, ExistingObject};
 use super::repairs::Repairs;
-use crate::api::{CONFIG_HASH, OBJECTS_MANAGER};
+use crate::api::{CONFIG_HASH, OBJECTS_MANAGER, XmppFederation};
 use crate::backoff::doubled;
 
 /// Why the desired objects are not all there.
@@ -355,7 +356,7 @@ impl Target<'_> {
     fn check(&self, kind: Kind, name: &str, found: &ExistingObject) -> Result<(), ApplyError> {
         let kind = kind.as_str();
         let owners = &found.owners;
-        if owners.iter().any(|o| o.uid == self.owner.uid) {
+        if owners.iter().any(|o| *o.uid == *self.owner.uid) {
             // Its replacement has to wait until it is gone.
             return if found.deleting {
                 Err(ApplyError::Predecessor {
@@ -369,7 +370,7 @@ impl Target<'_> {
         let former = found.labelled
             && owners
                 .iter()
-                .any(|o| o.kind == "XmppFederation" && o.name == self.owner.name);
+                .any(|o| o.kind == XmppFederation::kind(&()) && *o.name == *self.owner.name);
         if former {
             return Err(ApplyError::Predecessor {
                 kind,

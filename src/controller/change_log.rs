@@ -1,33 +1,33 @@
 //! The change log: what an accepted generation changed, in the words of Expressway's.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use serde_json::Value;
 
 use super::cache::Cache;
+use super::resource::{StoredObject, StoredResource};
 use super::validate::ValidSpec;
-use crate::api::XmppFederation;
+use crate::api::{XmppFederation, XmppFederationSpec};
 
-/// Generation and spec, as JSON, that were accepted last.
+/// Generation and resource that were accepted last.
 #[derive(Debug, Default)]
-pub struct AcceptedSpec(Option<(Option<i64>, Box<str>)>);
+pub struct AcceptedSpec(Option<(Option<i64>, Arc<StoredResource>)>);
 
 /// Logs an accepted generation with the fields that changed.
-pub fn accepted(cache: &Cache<AcceptedSpec>, object: &XmppFederation, valid: &ValidSpec) {
-    cache.with(&valid.owner.uid, |AcceptedSpec(last)| note(last, object, valid));
-}
-
-fn note(last: &mut Option<(Option<i64>, Box<str>)>, object: &XmppFederation, valid: &ValidSpec) {
+pub fn accepted(cache: &Cache<AcceptedSpec>, stored: &Arc<StoredResource>, object: &XmppFederation, valid: &ValidSpec) {
     let generation = object.metadata.generation;
-    if last.as_ref().is_some_and(|(g, _)| *g == generation) {
-        return;
-    }
-    let spec = serde_json::to_value(&object.spec).unwrap_or_default();
+    let kept = (generation, Arc::clone(stored));
+    let last = cache.with(&valid.owner.uid, |AcceptedSpec(last)| last.replace(kept));
     let mut changes = Vec::new();
-    match &last {
+    match last {
+        Some((before, _)) if before == generation => return,
         Some((_, before)) => {
-            let before = serde_json::from_str(before).unwrap_or_default();
-            differences("spec", &before, &spec, &mut changes);
+            let before = match before.object() {
+                Some(StoredObject::Readable(before)) => json(&before.spec),
+                _ => Value::Null,
+            };
+            differences("spec", &before, &json(&object.spec), &mut changes);
         }
         None => changes.push("first look by this operator".to_owned()),
     }
@@ -38,7 +38,10 @@ fn note(last: &mut Option<(Option<i64>, Box<str>)>, object: &XmppFederation, val
         changed = changes.join("; "),
         "generation accepted"
     );
-    *last = Some((generation, spec.to_string().into_boxed_str()));
+}
+
+fn json(spec: &XmppFederationSpec) -> Value {
+    serde_json::to_value(spec).unwrap_or_default()
 }
 
 /// Fields that differ, in the words of Expressway's change log.

@@ -2,6 +2,7 @@
 //! that object, as client-go does, so a condition that flaps neither fills the namespace nor the API server.
 
 use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::time::Duration;
 
 use k8s_openapi::api::events::v1::Event;
@@ -56,8 +57,10 @@ impl Note {
         }
     }
 
-    fn is_like(&self, other: &Self) -> bool {
-        self.warning == other.warning && self.reason == other.reason
+    fn text(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        self.message.hash(&mut hasher);
+        hasher.finish()
     }
 }
 
@@ -77,9 +80,12 @@ const REMEMBERED: usize = 64;
 /// A note that was told, and how often.
 #[derive(Debug)]
 struct Series {
-    note: Note,
+    warning: bool,
+    reason: Box<str>,
+    /// The hash of the message, which may be long.
+    text: u64,
     /// Name of the object.
-    event: String,
+    event: Box<str>,
     count: i32,
     observed: Timestamp,
     /// The count in the object, and when it was written.
@@ -87,6 +93,10 @@ struct Series {
 }
 
 impl Series {
+    fn is_like(&self, note: &Note) -> bool {
+        self.warning == note.warning && *self.reason == *note.reason
+    }
+
     fn is_due(&self, now: Timestamp) -> bool {
         self.count > self.written.0 && (self.count == 2 || elapsed(self.written.1, now) >= PACE)
     }
@@ -115,10 +125,12 @@ impl Told {
         let mut writes = Vec::new();
         for (index, note) in notes.iter().enumerate() {
             let told = &mut self.0;
-            let same = told.iter().position(|series| series.note == *note).or_else(|| {
-                let mut alike = told.iter().filter(|series| series.note.is_like(note));
+            let text = note.text();
+            let same = |series: &Series| series.text == text && series.is_like(note);
+            let same = told.iter().position(same).or_else(|| {
+                let mut alike = told.iter().filter(|series| series.is_like(note));
                 (note.action() == OBSERVE && alike.nth(ALIKE - 1).is_some())
-                    .then(|| told.iter().rposition(|series| series.note.is_like(note)))
+                    .then(|| told.iter().rposition(|series| series.is_like(note)))
                     .flatten()
             });
             if let Some(series) = same.and_then(|at| told.get_mut(at)) {
@@ -129,8 +141,10 @@ impl Told {
             let event = name(index);
             writes.push(Write::Create(note.clone(), event.clone()));
             told.push(Series {
-                note: note.clone(),
-                event,
+                warning: note.warning,
+                reason: note.reason.as_str().into(),
+                text,
+                event: event.into_boxed_str(),
                 count: 1,
                 observed: now,
                 written: (1, now),
@@ -139,16 +153,16 @@ impl Told {
         let surplus = self.0.len().saturating_sub(REMEMBERED);
         self.0.drain(..surplus);
         let due = self.0.iter().filter(|series| series.is_due(now));
-        writes.extend(due.map(|series| Write::Count(series.event.clone())));
+        writes.extend(due.map(|series| Write::Count(series.event.to_string())));
         writes
     }
 
     fn find(&mut self, event: &str) -> Option<&mut Series> {
-        self.0.iter_mut().find(|series| series.event == event)
+        self.0.iter_mut().find(|series| *series.event == *event)
     }
 
     fn forget(&mut self, event: &str) {
-        self.0.retain(|series| series.event != event);
+        self.0.retain(|series| *series.event != *event);
     }
 }
 

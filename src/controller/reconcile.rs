@@ -1,5 +1,6 @@
 //! One reconcile: dereference → validate → build → apply → effects → status.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -11,7 +12,7 @@ use super::names::{ObjectName, Owner};
 use super::outcome::{Error, Next};
 use super::references::NotFetched;
 use super::requests::{self, ServedRequests};
-use super::resource::StoredObject;
+use super::resource::{StoredObject, StoredResource};
 use super::rows::{Dropped, DroppedCluster};
 use super::status::Inputs;
 use super::{answer, apply, build, change_log, delete, dereference, effects, requeue, unreadable, validate};
@@ -23,12 +24,12 @@ pub async fn reconcile(context: &Context, name: &ObjectName) -> Option<Duration>
     let started = Instant::now();
     let env = &context.environment;
     let stored = env.snapshots.resources.get(name);
-    let uid = stored.as_ref().and_then(|stored| stored.metadata().uid.clone());
+    let uid = stored.as_ref().and_then(|stored| stored.uid.clone());
     context.is_now(name, uid.as_deref());
     let (stored, uid) = (stored?, uid?);
-    let result = match &stored.object {
-        StoredObject::Unreadable(object) => unreadable::run(env, object).await,
-        StoredObject::Readable(object) => Box::pin(work(context, object)).await,
+    let result = match stored.object()? {
+        StoredObject::Unreadable(object) => unreadable::run(env, &object).await,
+        StoredObject::Readable(object) => Box::pin(work(context, &stored, &object)).await,
     };
     let troubles = &context.caches.troubles;
     let retry = || troubles.with(&uid, |trouble| trouble.again(Instant::now()));
@@ -69,7 +70,7 @@ pub async fn reconcile(context: &Context, name: &ObjectName) -> Option<Duration>
     }
 }
 
-async fn work(context: &Context, object: &XmppFederation) -> Result<Next, Error> {
+async fn work(context: &Context, stored: &Arc<StoredResource>, object: &XmppFederation) -> Result<Next, Error> {
     let env = &context.environment;
     let owner = Owner::of(object).ok_or(Error::Nameless)?;
     let dropped = Dropped::of(env, object);
@@ -89,12 +90,12 @@ async fn work(context: &Context, object: &XmppFederation) -> Result<Next, Error>
     if object.spec.paused {
         return answer::paused(env, object).await;
     }
-    Box::pin(steps(context, object, owner, &secrets, &dropped)).await
+    Box::pin(steps(context, (stored, object), owner, &secrets, &dropped)).await
 }
 
 async fn steps(
     context: &Context,
-    object: &XmppFederation,
+    (stored, object): (&Arc<StoredResource>, &XmppFederation),
     owner: Owner,
     secrets: &[String],
     dropped: &Dropped,
@@ -125,7 +126,7 @@ async fn steps(
         Ok(built) => built,
         Err(refusal) => return answer::refused(env, object, refusal).await,
     };
-    change_log::accepted(&caches.accepted, object, &valid);
+    change_log::accepted(&caches.accepted, stored, object, &valid);
 
     let mut applied = apply::run(env, &caches.sent, &valid.owner, &built.desired, &view.existing).await;
     let failed = &mut applied.failed;

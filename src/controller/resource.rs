@@ -1,20 +1,32 @@
 //! Resources as they are stored: such as this release can read, and such as it cannot.
 
+use jiff::Timestamp;
 use kube::api::{DynamicObject, ObjectMeta};
+use miniz_oxide::deflate::compress_to_vec;
+use miniz_oxide::inflate::decompress_to_vec;
 use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 
 use super::validate::{Claim, claim};
 use crate::api::status::XmppFederationStatus;
-use crate::api::{XmppFederation, XmppFederationSpec};
+use crate::api::{Reason, XmppFederation, XmppFederationSpec};
 
-/// An object of kind `XmppFederation`.
+/// An object of kind `XmppFederation`, as it is kept: most of it are sentences for people.
 #[derive(Debug)]
 pub struct StoredResource {
-    pub object: StoredObject,
+    /// JSON, deflated.
+    text: Box<[u8]>,
+    /// SHA-256 of what a reconcile reads.
+    digest: [u8; 32],
+    pub uid: Option<String>,
+    pub created: Option<Timestamp>,
     /// The names it holds. Of an object that cannot be read: what can be understood of it.
     pub claim: Claim,
+    /// It is stalled because another one has a name of it.
+    pub waits_for_a_name: bool,
 }
 
+/// The object itself.
 #[derive(Debug)]
 pub enum StoredObject {
     Readable(Box<XmppFederation>),
@@ -23,24 +35,63 @@ pub enum StoredObject {
 }
 
 impl StoredResource {
-    /// Reads an object.
+    /// Takes an object in.
     pub fn new(mut object: DynamicObject) -> Self {
         object.metadata.managed_fields = None;
-        let read = serde_json::to_value(&object).and_then(serde_json::from_value::<XmppFederation>);
-        let object = match read {
-            Ok(resource) => StoredObject::Readable(Box::new(resource)),
-            Err(_) => StoredObject::Unreadable(Box::new(object)),
-        };
-        let claim = object.claim();
-        Self { object, claim }
+        // Requests are ours; kubectl keeps a copy of the spec there.
+        if let Some(annotations) = &mut object.metadata.annotations {
+            annotations.retain(|name, _| name.starts_with("xmppfederation.io/"));
+        }
+        let text = serde_json::to_string(&object).unwrap_or_default();
+        let object = StoredObject::of(text.as_bytes()).unwrap_or(StoredObject::Unreadable(Box::new(object)));
+        let status = object.status();
+        let metadata = object.metadata();
+        Self {
+            digest: digest(metadata, status.as_ref()),
+            uid: metadata.uid.clone(),
+            created: metadata.creation_timestamp.as_ref().map(|time| time.0),
+            claim: object.claim(),
+            waits_for_a_name: status.is_some_and(|status| waits_for_a_name(&status)),
+            text: compress_to_vec(text.as_bytes(), 1).into_boxed_slice(),
+        }
     }
 
-    pub fn metadata(&self) -> &ObjectMeta {
-        self.object.metadata()
+    /// The object.
+    pub fn object(&self) -> Option<StoredObject> {
+        let text = decompress_to_vec(&self.text).ok()?;
+        let unreadable = || serde_json::from_slice(&text).ok().map(StoredObject::Unreadable);
+        StoredObject::of(&text).or_else(unreadable)
     }
 }
 
+/// Whether two say the same shows by this.
+fn digest(metadata: &ObjectMeta, status: Option<&XmppFederationStatus>) -> [u8; 32] {
+    let ObjectMeta {
+        uid,
+        generation,
+        annotations,
+        finalizers,
+        deletion_timestamp,
+        ..
+    } = metadata;
+    let read = json!([uid, generation, annotations, finalizers, deletion_timestamp, status]);
+    Sha256::digest(read.to_string()).into()
+}
+
+fn waits_for_a_name(status: &XmppFederationStatus) -> bool {
+    let mut stalled = status
+        .conditions
+        .iter()
+        .filter(|condition| condition.type_ == "Stalled");
+    stalled.any(|condition| condition.reason == Reason::UsedTwice.as_str())
+}
+
 impl StoredObject {
+    /// `None`: it cannot be read.
+    fn of(text: &[u8]) -> Option<Self> {
+        serde_json::from_slice(text).ok().map(Self::Readable)
+    }
+
     fn metadata(&self) -> &ObjectMeta {
         match self {
             Self::Readable(resource) => &resource.metadata,
@@ -87,18 +138,7 @@ impl StoredObject {
 impl PartialEq for StoredResource {
     /// Whether a reconcile would find the same.
     fn eq(&self, other: &Self) -> bool {
-        let of = |metadata: &ObjectMeta| {
-            let ObjectMeta {
-                uid,
-                generation,
-                annotations,
-                finalizers,
-                deletion_timestamp,
-                ..
-            } = metadata.clone();
-            (uid, generation, annotations, finalizers, deletion_timestamp)
-        };
-        of(self.metadata()) == of(other.metadata()) && self.object.status() == other.object.status()
+        self.digest == other.digest
     }
 }
 
@@ -119,8 +159,8 @@ mod tests {
     fn what_a_later_release_stored_holds_its_names_all_the_same() {
         let readable = stored(|_| {});
         let unreadable = stored(|object| object["spec"]["privacy"]["mode"] = json!("SomethingNew"));
-        assert!(matches!(readable.object, StoredObject::Readable(_)));
-        assert!(matches!(unreadable.object, StoredObject::Unreadable(_)));
+        assert!(matches!(readable.object(), Some(StoredObject::Readable(_))));
+        assert!(matches!(unreadable.object(), Some(StoredObject::Unreadable(_))));
         assert_eq!(readable.claim, unreadable.claim);
         assert!(!unreadable.claim.component_ids.is_empty());
         // Where not even the host name can be read, its domains count.

@@ -193,6 +193,13 @@ impl<T: PartialEq> Snapshot<T> {
             .collect()
     }
 
+    /// The names of those of which that holds.
+    pub fn names_of(&self, holds: impl Fn(&T) -> bool) -> Vec<ObjectName> {
+        let objects = self.0.read();
+        let found = objects.held.iter().filter(|(_, held)| holds(&held.value));
+        found.map(|(name, _)| name.clone()).collect()
+    }
+
     /// All of them, by name.
     pub fn all(&self) -> Vec<Arc<T>> {
         self.0

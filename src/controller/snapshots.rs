@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Event, Pod};
 use kube::ResourceExt;
-use kube::api::{DynamicObject, ObjectMeta};
+use kube::api::DynamicObject;
 use parking_lot::Mutex;
 use strum::IntoEnumIterator as _;
 
@@ -136,7 +136,7 @@ impl Snapshots {
         let (changes, mut owners) = (self.resources.changes(), self.owners.lock());
         if owners.0 != changes {
             let resources = self.resources.all();
-            let uids = resources.iter().filter_map(|resource| resource.metadata().uid.clone());
+            let uids = resources.iter().filter_map(|resource| resource.uid.clone());
             owners.1.set(uids.collect());
             owners.0 = changes;
         }
@@ -145,13 +145,10 @@ impl Snapshots {
 
     /// Older resources: their names are theirs and the newcomer waits, so that no running federation is disturbed.
     pub fn older_than(&self, object: &impl ResourceExt) -> Vec<Arc<StoredResource>> {
-        fn age(metadata: &ObjectMeta) -> (Option<jiff::Timestamp>, Option<&str>) {
-            let created = metadata.creation_timestamp.as_ref().map(|time| time.0);
-            (created, metadata.uid.as_deref())
-        }
-        let own = age(object.meta());
+        let created = object.meta().creation_timestamp.as_ref().map(|time| time.0);
+        let own = (created, object.meta().uid.as_deref());
         let mut resources = self.resources.all();
-        resources.retain(|other| age(other.metadata()) < own);
+        resources.retain(|other| (other.created, other.uid.as_deref()) < own);
         resources
     }
 }

@@ -26,7 +26,6 @@ use super::ledger_store::KubeStore;
 use super::names::ObjectName;
 use super::reconcile::reconcile;
 use super::refusals::{self, PodRefusal};
-use super::resource::StoredObject;
 use super::snapshot::{Scope, Snapshot};
 use crate::api::{INSTANCE_LABEL, MANAGED_BY, XmppFederation};
 use crate::runtime::api_error::sentence;
@@ -155,6 +154,8 @@ async fn work(context: Arc<Context>) {
     while let Some(name) = queue.next().await {
         let again = reconcile(&context, &name).await;
         queue.done(&name, again);
+        // Looks that began come to their end before others begin, each with its memory.
+        tokio::task::yield_now().await;
     }
 }
 
@@ -294,20 +295,22 @@ impl Feed {
 
     /// Resources that wait for a name that another one has.
     fn wake_who_waits(&self) {
-        for resource in self.context.environment.snapshots.resources.all() {
-            if let StoredObject::Readable(object) = &resource.object
-                && waits_for_a_name(object)
-            {
-                self.wake(ObjectName::of(&**object));
-            }
-        }
+        self.wake(
+            self.context
+                .environment
+                .snapshots
+                .resources
+                .names_of(|resource| resource.waits_for_a_name),
+        );
     }
 
     fn object(&self, kind: Kind, event: Event<DynamicObject>) {
         let snapshots = &self.context.environment.snapshots;
         if let Some(snapshot) = snapshots.objects(kind) {
             let see = |object| snapshots.see(kind, object);
-            self.owned(snapshot, event, instance, see, |object| object.instance.clone());
+            self.owned(snapshot, event, instance, see, |object| {
+                object.instance.as_deref().map(ToOwned::to_owned)
+            });
         }
     }
 
@@ -413,12 +416,6 @@ fn sentence_of(error: &watcher::Error) -> String {
         watcher::Error::WatchError(status) => sentence(&kube::Error::Api(status.clone())),
         watcher::Error::NoResourceVersion => error.to_string(),
     }
-}
-
-fn waits_for_a_name(object: &XmppFederation) -> bool {
-    let conditions = object.status.iter().flat_map(|status| &status.conditions);
-    let mut stalled = conditions.filter(|condition| condition.type_ == "Stalled");
-    stalled.any(|condition| condition.reason == crate::api::Reason::UsedTwice.as_str())
 }
 
 /// The resource that an object's label names.

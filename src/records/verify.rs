@@ -76,7 +76,8 @@ pub struct RecordStatus {
 }
 
 impl RecordStatus {
-    fn new(name: String, state: RecordState, message: String) -> Self {
+    fn new(name: String, state: RecordState, mut message: String) -> Self {
+        message.shrink_to_fit();
         Self {
             name,
             state,
@@ -167,7 +168,8 @@ async fn verify_within(
                 Some(room) => room.acquire().await.ok(),
                 None => None,
             };
-            let answer = tokio::time::timeout(limit, look(dns, &question, wanted, names)).await;
+            // In a box: what waits for a place is small.
+            let answer = Box::pin(tokio::time::timeout(limit, look(dns, &question, wanted, names))).await;
             let record = answer.unwrap_or_else(|_| {
                 let reason = format!("no answer within {} s", limit.as_secs());
                 question.needs_an_answer(wanted).then(|| question.unanswered(&reason))

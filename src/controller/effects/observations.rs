@@ -1,6 +1,6 @@
 //! What earlier reconciles saw outside Kubernetes, and what follows from it for the objects.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -18,7 +18,7 @@ const SILENCE: Duration = Duration::from_mins(10);
 #[derive(Debug, Clone, Default)]
 pub struct Observations {
     /// The clusters of IM and Presence, by entry of the spec.
-    pub clusters: BTreeMap<String, ClusterObservation>,
+    pub clusters: HashMap<String, ClusterObservation>,
     /// Addresses of the routers.
     pub routers: Option<RouterAddresses>,
     /// When the first of them ended.
@@ -126,7 +126,7 @@ pub struct ClusterObservation {
 }
 
 /// What is kept of a result.
-fn observation_of(result: &ClusterResult, before: &BTreeMap<String, ClusterObservation>) -> ClusterObservation {
+fn observation_of(result: &ClusterResult, before: &HashMap<String, ClusterObservation>) -> ClusterObservation {
     let report = match &result.report {
         Ok(report) => Some(Arc::clone(report)),
         Err(_) => before.get(&result.entry).and_then(|last| last.report.clone()),
@@ -264,7 +264,7 @@ mod tests {
             failing: true,
         };
         let observations = Observations {
-            clusters: BTreeMap::from([("main".to_owned(), last)]),
+            clusters: HashMap::from([("main".to_owned(), last)]),
             routers: Some(RouterAddresses::from([("main".to_owned(), Vec::new())])),
             since: Instant::now().checked_sub(Duration::from_mins(minutes)),
         };

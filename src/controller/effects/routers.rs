@@ -86,7 +86,7 @@ async fn resolve(resolver: &SystemResolver, host: &str, known: Option<&str>) -> 
 /// The nodes of one entry in the configuration as it exists; `None`: it does not tell.
 pub fn addresses_written<'a>(view: &'a KubeView, entry: &str) -> Option<&'a NodeAddresses> {
     match &view.existing.config.as_ref()?.content {
-        Content::ConfigMap(routers) => routers.get(entry),
+        Content::ConfigMap(routers) => routers.iter().find(|(name, _)| name == entry).map(|(_, nodes)| nodes),
         _ => None,
     }
 }

@@ -7,7 +7,7 @@
 pub mod execute;
 pub mod plan;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -39,7 +39,7 @@ const WENT_TOGETHER: Duration = Duration::from_mins(1);
 pub struct Memory {
     /// How IM and Presence was reached last, for a deletion that finds the Secret gone; by entry of
     /// the spec.
-    pub access: BTreeMap<String, LastAccess>,
+    pub access: HashMap<String, LastAccess>,
     /// When this process began to remove the rows of a dropped cluster (its publisher's pkid), or of
     /// the whole resource (`None`).
     began: BTreeMap<Option<String>, Instant>,
