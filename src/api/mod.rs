@@ -9,6 +9,7 @@ pub mod bounds;
 pub mod conditions;
 pub mod crd;
 pub mod later;
+pub mod passed;
 pub mod reasons;
 pub mod spec;
 pub mod status;

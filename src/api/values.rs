@@ -35,7 +35,7 @@ impl JsonSchema for DomainName {
     }
 }
 
-/// A duration such as `30s`, `5m` or `24h`.
+/// A duration such as `30s`, `24h`, `1h30m` or `1.5h`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Duration(pub HumanDuration);
@@ -60,7 +60,7 @@ impl JsonSchema for Duration {
         true
     }
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({"type": "string", "maxLength": 16, "pattern": "^[0-9]{1,9}(ms|s|m|h)$"})
+        json_schema!({"type": "string", "maxLength": 32, "pattern": "^([0-9]{1,9}([.][0-9]{1,9})?(ms|s|m|h))+$"})
     }
 }
 

@@ -44,7 +44,7 @@ configuration allows stay open. If the new file has a mistake, the configuration
 `xmpp_edge_configuration_refused`, `rejected` at `/status` and the log say so. A change of `listen`, of the replica's own
 component id or of the memory limit needs a restart of the edge.
 
-Durations are whole numbers with `ms`, `s`, `m` or `h`. Domains are written in canonical form: lower case, A-labels, no dot at
+Durations are numbers with `ms`, `s`, `m` or `h`, such as `15s` or `1h30m`. Domains are written in canonical form: lower case, A-labels, no dot at
 the end. Unknown fields are errors, except in a file that says by `writtenBy` that a later release wrote it; see
 [Different releases](../edge.md#different-releases). Leave `writtenBy` and `requires` out of a file that you write yourself.
 

@@ -28,31 +28,47 @@ impl ValueError {
     }
 }
 
-/// A duration as people write it: a whole number and a unit `ms`, `s`, `m` or `h`.
+/// A duration as people and Go write it: numbers with a unit `ms`, `s`, `m` or `h` each, such as `90s`, `1h30m` or `1.5h`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct HumanDuration(pub Duration);
 
-const DURATION: &str = "a duration: a whole number with the unit ms, s, m or h, such as 15s";
+const DURATION: &str = "a duration: numbers with the units ms, s, m or h, such as 15s or 1h30m";
 
 impl FromStr for HumanDuration {
     type Err = ValueError;
     fn from_str(text: &str) -> Result<Self, ValueError> {
         let error = || ValueError::new(text, DURATION);
-        let split = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(error)?;
-        let (number, unit) = text.split_at(split);
-        let number: u64 = number.parse().map_err(|_| error())?;
-        let millis = match unit {
-            "ms" => 1,
-            "s" => 1_000,
-            "m" => 60_000,
-            "h" => 3_600_000,
-            _ => return Err(error()),
-        };
-        number
-            .checked_mul(millis)
-            .map(|ms| Self(Duration::from_millis(ms)))
-            .ok_or_else(error)
+        let (mut sum, mut rest) = (0_u64, text);
+        loop {
+            let of_number = |c: char| c.is_ascii_digit() || c == '.';
+            let unit = rest.find(|c| !of_number(c)).ok_or_else(error)?;
+            let (number, from_unit) = rest.split_at(unit);
+            let next = from_unit.find(of_number).unwrap_or(from_unit.len());
+            let (unit, behind) = from_unit.split_at(next);
+            let millis = millis(number, unit).ok_or_else(error)?;
+            sum = sum.checked_add(millis).ok_or_else(error)?;
+            rest = behind;
+            if rest.is_empty() {
+                return Ok(Self(Duration::from_millis(sum)));
+            }
+        }
     }
+}
+
+/// Whole milliseconds of a number with its unit.
+fn millis(number: &str, unit: &str) -> Option<u64> {
+    let size: u64 = match unit {
+        "ms" => 1,
+        "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        _ => return None,
+    };
+    let (whole, part) = number.split_once('.').unwrap_or((number, "0"));
+    let scale = 10_u64.checked_pow(u32::try_from(part.len()).ok()?)?;
+    let part = part.parse::<u64>().ok()?.checked_mul(size)?;
+    let whole = whole.parse::<u64>().ok()?.checked_mul(size)?;
+    (part.is_multiple_of(scale)).then_some(part / scale)?.checked_add(whole)
 }
 
 impl fmt::Display for HumanDuration {
@@ -174,11 +190,30 @@ mod tests {
     }
 
     #[rstest]
+    #[case("1h30m", 5_400_000, "90m")]
+    #[case("5m0s", 300_000, "5m")]
+    #[case("1.5h", 5_400_000, "90m")]
+    #[case("1.5s", 1_500, "1500ms")]
+    #[case("1m30.25s100ms", 90_350, "90350ms")]
+    #[case("0s", 0, "0ms")]
+    fn durations_of_go_are_read_and_printed_in_one_unit(#[case] text: &str, #[case] ms: u64, #[case] printed: &str) {
+        let duration: HumanDuration = text.parse().unwrap();
+        assert_eq!(duration.0, Duration::from_millis(ms));
+        assert_eq!(duration.to_string(), printed);
+    }
+
+    #[rstest]
     #[case("")]
     #[case("15")]
     #[case("s")]
     #[case("-1s")]
-    #[case("1.5s")]
+    #[case("1.s")]
+    #[case(".5s")]
+    #[case("1.5ms")]
+    #[case("1h30")]
+    #[case("1d")]
+    #[case("1.2.3s")]
+    #[case("99999999999999999999h")]
     #[case("15 s")]
     fn what_is_no_duration_is_refused_with_an_example(#[case] text: &str) {
         let error = text.parse::<HumanDuration>().unwrap_err().to_string();

@@ -10,6 +10,7 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::api::passed::Passed;
 use crate::api::values::{Address, DomainName, Duration, Network, any_object, any_objects};
 
 /// The edge pods.
@@ -354,28 +355,28 @@ pub struct PodSpec {
     /// Requests and limits of the edge's container.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "any_object")]
-    pub resources: Option<ResourceRequirements>,
+    pub resources: Option<Passed<ResourceRequirements>>,
     /// User, groups and further settings of the pods. Absent: user, group and fsGroup 65532. What is given takes their
     /// place, so {} leaves user and groups to a platform that assigns them. The pods run as no root and with the
     /// runtime's seccomp profile, unless other ones are given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "any_object")]
-    pub security_context: Option<PodSecurityContext>,
+    pub security_context: Option<Passed<PodSecurityContext>>,
     /// Labels that a node must have.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub node_selector: BTreeMap<String, String>,
     /// Taints that are tolerated.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "any_objects")]
-    pub tolerations: Vec<Toleration>,
+    pub tolerations: Vec<Passed<Toleration>>,
     /// Affinity. Absent: pods prefer different nodes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "any_object")]
-    pub affinity: Option<Affinity>,
+    pub affinity: Option<Passed<Affinity>>,
     /// How pods spread over zones.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "any_objects")]
-    pub topology_spread_constraints: Vec<TopologySpreadConstraint>,
+    pub topology_spread_constraints: Vec<Passed<TopologySpreadConstraint>>,
     /// Priority class.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253))]
@@ -383,11 +384,43 @@ pub struct PodSpec {
     /// Secrets for pulling the image.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "any_objects")]
-    pub image_pull_secrets: Vec<LocalObjectReference>,
+    pub image_pull_secrets: Vec<Passed<LocalObjectReference>>,
     /// Further annotations.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
     /// Further labels.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
+}
+
+impl PodSpec {
+    /// Fields that Kubernetes does not have, one sentence each.
+    pub fn unknown_fields(&self) -> Vec<String> {
+        fn of_list<'a, T>(field: &'a str, list: &'a [Passed<T>]) -> impl Iterator<Item = String> + 'a {
+            let items = list.iter().enumerate();
+            items.flat_map(move |(at, item)| {
+                item.unknown(&format!("spec.edge.pod.{field}[{at}]"))
+                    .collect::<Vec<_>>()
+            })
+        }
+        let resources = self
+            .resources
+            .iter()
+            .flat_map(|part| part.unknown("spec.edge.pod.resources"));
+        let affinity = self
+            .affinity
+            .iter()
+            .flat_map(|part| part.unknown("spec.edge.pod.affinity"));
+        let context = self
+            .security_context
+            .iter()
+            .flat_map(|part| part.unknown("spec.edge.pod.securityContext"));
+        resources
+            .chain(context)
+            .chain(of_list("tolerations", &self.tolerations))
+            .chain(affinity)
+            .chain(of_list("topologySpreadConstraints", &self.topology_spread_constraints))
+            .chain(of_list("imagePullSecrets", &self.image_pull_secrets))
+            .collect()
+    }
 }

@@ -16,6 +16,7 @@ use xmpp_federation_core::edge_config::FINISH_AT_MOST;
 
 use super::config::DIRECT_TLS_PORT;
 use super::services::{some, word};
+use crate::api::passed::Passed;
 use crate::controller::names::{ADMIN_PORT, DIALBACK_KEY, EDGE_CONFIG};
 use crate::controller::validate::ValidSpec;
 
@@ -82,15 +83,15 @@ fn pod_spec(valid: &ValidSpec) -> PodSpec {
         host_pid: Some(false),
         host_ipc: Some(false),
         termination_grace_period_seconds: Some(i64::try_from(grace).unwrap_or(i64::MAX)),
-        security_context: Some(security_context(pod.security_context.as_ref())),
+        security_context: Some(security_context(pod.security_context.as_deref())),
         containers: vec![container(valid)],
         volumes: Some(volumes(valid)),
-        affinity: Some(pod.affinity.clone().unwrap_or_else(|| spread(valid))),
+        affinity: Some(pod.affinity.clone().map_or_else(|| spread(valid), Passed::into_inner)),
         node_selector: Some(pod.node_selector.clone()).filter(|map| !map.is_empty()),
-        tolerations: some(pod.tolerations.clone()),
-        topology_spread_constraints: some(pod.topology_spread_constraints.clone()),
+        tolerations: some(inner(&pod.tolerations)),
+        topology_spread_constraints: some(inner(&pod.topology_spread_constraints)),
         priority_class_name: pod.priority_class_name.clone(),
-        image_pull_secrets: some(pod.image_pull_secrets.clone()),
+        image_pull_secrets: some(inner(&pod.image_pull_secrets)),
         ..PodSpec::default()
     }
 }
@@ -182,7 +183,7 @@ fn container(valid: &ValidSpec) -> Container {
         startup_probe: Some(probe("/livez", 1, 60)),
         liveness_probe: Some(probe("/livez", 10, 3)),
         readiness_probe: Some(probe("/readyz", 2, 2)),
-        resources: Some(valid.pod.resources.clone().unwrap_or_else(resources)),
+        resources: Some(valid.pod.resources.clone().map_or_else(resources, Passed::into_inner)),
         security_context: Some(SecurityContext {
             allow_privilege_escalation: Some(false),
             privileged: Some(false),
@@ -306,6 +307,11 @@ fn of_secret(name: String, file: Option<(&str, &str)>) -> VolumeProjection {
         }),
         ..VolumeProjection::default()
     }
+}
+
+/// As Kubernetes has them.
+fn inner<T: Clone>(parts: &[Passed<T>]) -> Vec<T> {
+    parts.iter().map(|part| T::clone(part)).collect()
 }
 
 #[cfg(test)]

@@ -45,6 +45,48 @@ fn a_check_of_the_federation_only_reads(#[case] query: &str, #[case] taken: bool
 }
 
 #[rstest]
+#[case("resources", json!({"limit": {"memory": "1Gi"}}), "spec.edge.pod.resources.limit: unknown field; did you mean limits")]
+#[case("resources", json!({"memory": "1Gi"}), "spec.edge.pod.resources.memory: unknown field; remove it, or write one of claims, limits, requests")]
+#[case("resources", json!({"claims": [{"nam": "x", "name": "x"}]}), "spec.edge.pod.resources.claims[0].nam: unknown field; did you mean name")]
+#[case("tolerations", json!([{"operator": "Exists"}, {"operater": "Exists"}]), "spec.edge.pod.tolerations[1].operater: unknown field; did you mean operator")]
+#[case("tolerations", json!([{"Key": "a"}]), "spec.edge.pod.tolerations[0].Key: unknown field; did you mean key")]
+#[case("affinity", json!({"nodeAffinty": {}}), "spec.edge.pod.affinity.nodeAffinty: unknown field; did you mean nodeAffinity")]
+#[case("affinity", json!({"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [{"matchExpression": []}]}}}), "spec.edge.pod.affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[0].matchExpression: unknown field; did you mean matchExpressions")]
+#[case("topologySpreadConstraints", json!([{"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "ScheduleAnyway", "labelSelecter": {}}]), "spec.edge.pod.topologySpreadConstraints[0].labelSelecter: unknown field; did you mean labelSelector")]
+#[case("securityContext", json!({"runAsUsr": 1}), "spec.edge.pod.securityContext.runAsUsr: unknown field; did you mean runAsUser")]
+#[case("imagePullSecrets", json!([{"nane": "x"}]), "spec.edge.pod.imagePullSecrets[0].nane: unknown field; did you mean name")]
+fn a_misspelt_field_of_the_pods_is_named_by_its_path(#[case] field: &str, #[case] value: Value, #[case] says: &str) {
+    assert_eq!(sentences("/edge/pod", json!({field: value})), says);
+}
+
+#[test]
+fn what_kubernetes_has_of_the_pods_is_taken() {
+    let labels = json!({"matchLabels": {"app.kubernetes.io/instance": "x", "any-key": "y"}});
+    let term = json!({"matchExpressions": [{"key": "a", "operator": "In", "values": ["b"]}]});
+    let pod = json!({
+        "resources": {"limits": {"memory": "1Gi", "cpu": 1, "vendor.example/nic": "1"}, "requests": {"cpu": "0.5"}, "claims": null},
+        "tolerations": [{"key": "a", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 300}],
+        "affinity": {
+            "nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [term]}},
+            "podAntiAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [
+                {"weight": 1, "podAffinityTerm": {"topologyKey": "zone", "labelSelector": labels, "matchLabelKeys": ["x"]}}
+            ]},
+        },
+        "topologySpreadConstraints": [{"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "ScheduleAnyway", "labelSelector": labels, "minDomains": 2}],
+        "imagePullSecrets": [{"name": "registry"}],
+    });
+    let valid = validated(&spec_with("/edge/pod", pod));
+    assert!(valid.is_ok(), "{:?}", valid.err());
+}
+
+#[test]
+fn a_value_of_another_type_in_the_pods_is_named_by_its_path() {
+    let pod = json!({"tolerations": [{"tolerationSeconds": "soon"}]});
+    let error = serde_json::from_value::<spec::PodSpec>(pod).unwrap_err().to_string();
+    assert!(error.contains("tolerationSeconds: invalid type"), "{error}");
+}
+
+#[rstest]
 #[case("/domains", json!(["bücher.example"]), "write \"xn--bcher-kva.example\"")]
 #[case("/domains", json!(["192.0.2.1"]), "is an IP address")]
 #[case("/privacy/domains", json!(["coluc.com"]), "hosted here; the list names remote domains only")]
