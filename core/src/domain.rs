@@ -27,6 +27,12 @@ pub enum DomainError {
     /// One label such as `localhost` or `kubernetes`.
     #[error("{0:?} has a single label; federation needs a public domain name such as example.com")]
     SingleLabel(String),
+    /// A wildcard such as `*.com`.
+    #[error("{0:?} covers a whole top-level domain; write two labels or more behind the asterisk, as in *.example.com")]
+    TopLevel(String),
+    /// A wildcard whose asterisk is elsewhere.
+    #[error("{0:?} has an asterisk that is not its first label; write *.example.com for all domains below example.com")]
+    Asterisk(String),
     /// More bytes than any spelling may have (RFC 7622 section 3.2).
     #[error("a domain that begins with {0:?} has {1} bytes; write its name in at most 1023")]
     Long(String, usize),

@@ -37,7 +37,7 @@ pub struct EdgeStatus {
     pub draining: bool,
     /// The links to XCP routers.
     pub links: Vec<LinkStatus>,
-    /// Configured partners (allow list, static routes, `peers`) whose last attempt failed: one entry for each
+    /// Configured partners (that the allow list or `partners` names itself) whose last attempt failed: one entry for each
     /// hosted domain that they refuse, or one for all if they cannot be reached.
     pub failing_partners: Vec<PartnerFailure>,
     /// Open streams: inbound and outbound.

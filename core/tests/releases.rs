@@ -129,14 +129,14 @@ fn each_field_that_restricts_has_a_feature_or_is_of_the_first_release() {
     assert_eq!(problems(FIELDS, &fields, &base), [""; 0]);
 
     // A new field fails until it is listed, and the first release cannot be claimed to know it.
-    fields.insert("peers[].quarantine".to_owned());
+    fields.insert("partners[].quarantine".to_owned());
     assert_eq!(problems(FIELDS, &fields, &base).len(), 1);
-    let with = |bearing| [FIELDS, &[("peers[].quarantine", bearing)]].concat();
+    let with = |bearing| [FIELDS, &[("partners[].quarantine", bearing)]].concat();
     assert_eq!(problems(&with(Bearing::Base), &fields, &base).len(), 1);
     assert_eq!(problems(&with(Bearing::Feature("")), &fields, &base).len(), 1);
     assert_eq!(problems(&with(Bearing::Free("")), &fields, &base).len(), 1);
     assert_eq!(
-        problems(&with(Bearing::Feature("peer-quarantine")), &fields, &base),
+        problems(&with(Bearing::Feature("partner-quarantine")), &fields, &base),
         [""; 0]
     );
 }
@@ -152,20 +152,20 @@ fn the_file_of_this_release_has_every_field() {
 fn a_feature_is_required_where_its_field_is_written_and_nowhere_else() {
     let table = &[
         ("domains", Bearing::Base),
-        ("peers[].quarantine", Bearing::Feature("peer-quarantine")),
+        ("partners[].quarantine", Bearing::Feature("partner-quarantine")),
         ("tls.posture.level", Bearing::Feature("posture")),
         ("tls.posture.since", Bearing::Feature("posture")),
         ("greeting", Bearing::Free("it is a text")),
     ];
     let used = |text: &str| features::used(table, &serde_yaml::from_str(text).unwrap());
-    assert_eq!(features::names(table), ["peer-quarantine", "posture"]);
+    assert_eq!(features::names(table), ["partner-quarantine", "posture"]);
     assert_eq!(
-        used("{domains: [a.example], greeting: hello, peers: [{domain: b.example}]}"),
+        used("{domains: [a.example], greeting: hello, partners: [{domain: b.example}]}"),
         [""; 0]
     );
     assert_eq!(
-        used("peers: [{domain: b.example}, {domain: c.example, quarantine: true}]"),
-        ["peer-quarantine"]
+        used("partners: [{domain: b.example}, {domain: c.example, quarantine: true}]"),
+        ["partner-quarantine"]
     );
     assert_eq!(used("tls: {posture: {level: 3, since: 2026}}"), ["posture"]);
 
@@ -205,12 +205,12 @@ fn fields_of_a_later_release_are_ignored_and_named() {
             "listen.websocket",
             "tls.certificates[0].comment",
             "tls.clientCertificate.comment",
-            "peers[1].comment",
+            "partners[1].contact",
             "routers[0].endpoints[0].weight",
         ]
     );
     assert_eq!(config.written_by.unwrap().to_string(), "99.0.0");
-    assert_eq!(config.peers.len(), 2);
+    assert_eq!(config.partners.len(), 2);
     assert_eq!(config.routers[0].endpoints[0].address.to_string(), "10.244.200.10:7400");
     // A check stays strict.
     let strict = EdgeConfig::from_yaml(&text).unwrap_err().to_string();
@@ -239,9 +239,9 @@ fn later(text: &str, reader: &Reader) -> ConfigError {
 }
 
 #[rstest]
-#[case::later("writtenBy: 99.0.0\n", "the operator 99.0.0 wrote the file with peer-quarantine")]
-#[case::same("writtenBy: 0.1.0\n", "the operator 0.1.0 wrote the file with peer-quarantine")]
-#[case::by_hand("", "does not know peer-quarantine and would not enforce it; correct the name")]
+#[case::later("writtenBy: 99.0.0\n", "the operator 99.0.0 wrote the file with partner-quarantine")]
+#[case::same("writtenBy: 0.1.0\n", "the operator 0.1.0 wrote the file with partner-quarantine")]
+#[case::by_hand("", "does not know partner-quarantine and would not enforce it; correct the name")]
 fn a_file_with_an_unknown_restriction_is_refused_with_both_versions(#[case] writer: &str, #[case] says: &str) {
     let text = fixture("later", "edge-restricted.yaml").replace("writtenBy: 99.0.0\n", writer);
     let own = Reader::own();
@@ -297,30 +297,30 @@ fn a_part_of_another_shape_hides_no_other_part() {
 fn an_edge_that_knows_the_restriction_reads_the_file() {
     let text = fixture("later", "edge-restricted.yaml");
     let knows = Reader {
-        features: vec!["peer-quarantine"],
+        features: vec!["partner-quarantine"],
         ..Reader::own()
     };
     assert_eq!(
         EdgeConfig::read(&text, &knows).unwrap().ignored,
-        ["peers[0].quarantine"]
+        ["partners[0].quarantine"]
     );
 }
 
 #[rstest]
 #[case::word(
-    "tlsMode: Required",
-    "tlsMode: Posture",
-    "line 20: peers[0].tlsMode: unknown variant `Posture`"
+    "{mode: Required}",
+    "{mode: Posture}",
+    "line 20: partners[0].tls.mode: unknown variant `Posture`"
 )]
 #[case::spelling(
     "domain: vngtp.lab",
-    "domain: '*.vngtp.lab'",
-    "line 19: peers[0]: \"*.vngtp.lab\" is not a domain name"
+    "domain: '~.vngtp.lab'",
+    "line 19: partners[0]: \"~.vngtp.lab\" is not a domain name"
 )]
 #[case::rule(
     "domain: vngtp.lab",
     "domain: coluc.com",
-    "line 19: peers[0].domain: coluc.com is hosted here"
+    "line 19: partners[0].domain: coluc.com is hosted here"
 )]
 #[case::shape(
     "domains: [coluc.com]",
@@ -357,7 +357,7 @@ fn status() -> EdgeStatus {
     EdgeStatus {
         version: Some(Release::own().to_string()),
         written_by: Some(Release::own().to_string()),
-        ignored_fields: vec!["peers[0].comment".to_owned()],
+        ignored_fields: vec!["partners[0].contact".to_owned()],
         config_hash: "ab".repeat(32),
         rejected: Some(RejectedConfig {
             config_hash: "cd".repeat(32),

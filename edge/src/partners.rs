@@ -118,12 +118,12 @@ mod tests {
             "domains: [coluc.com]\n\
              dialback: {{sign: /nowhere}}\n\
              tls: {{mode: Disabled}}\n\
-             staticRoutes: {routes}\n\
+             partners: {routes}\n\
              routers: [{{name: main, componentIds: [cm-2_s2scp-1.x], secretFile: /nowhere, endpoints: []}}]\n"
         ))
         .unwrap();
         config.privacy.mode = mode;
-        config.privacy.domains = listed.iter().map(|name| domain(name)).collect();
+        config.privacy.domains = listed.iter().map(|name| domain(name).into()).collect();
         Policy::new(&config)
     }
 
@@ -166,8 +166,7 @@ mod tests {
 
     #[test]
     fn the_addresses_of_static_routes_count_in_every_mode() {
-        let routes =
-            "[{domain: r.example, addresses: ['192.0.2.9:5269', '[2001:db8:1::1]:5269', 'name.example:5269']}]";
+        let routes = "[{domain: r.example, route: [{host: 192.0.2.9}, {host: '2001:db8:1::1'}, {host: name.example}]}]";
         let policy = policy(PrivacyMode::AllowAll, &[], routes);
         let partners = Partners::new(MOST);
         assert!(partners.owns(&policy, ip("192.0.2.9")));

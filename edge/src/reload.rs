@@ -4,7 +4,7 @@
 //! Kubernetes swaps a whole volume at once by re-pointing the symlink `..data`, so watching the
 //! files themselves would follow the old ones; what is watched is every directory on the way.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -26,6 +26,11 @@ const SETTLE: Duration = Duration::from_millis(100);
 const MOST_SETTLES: usize = 20;
 /// The files are read again after this time even if nothing was seen to change.
 const POLL: Duration = Duration::from_secs(30);
+
+/// Changes of one reload that are logged.
+const MOST_CHANGES: usize = 100;
+/// Entries of a list of texts that one line of the log names.
+const MOST_ENTRIES: usize = 32;
 
 /// The configuration found last, if it was refused; for `/status`.
 #[derive(Debug, Default)]
@@ -155,8 +160,12 @@ impl Reloader {
                         "{field} has changed; restart the edge to apply it, until then the old value stays in force"
                     );
                 }
-                for change in changes(&running, &fresh) {
+                let changes = changes(&running, &fresh);
+                for change in changes.iter().take(MOST_CHANGES) {
                     tracing::info!("{change}");
+                }
+                if let Some(more) = changes.len().checked_sub(MOST_CHANGES).filter(|more| *more > 0) {
+                    tracing::info!("and {more} more fields have changed");
                 }
                 warn(&fresh);
                 tracing::info!(config_hash = fresh.config_hash, "the configuration was reloaded");
@@ -291,6 +300,8 @@ fn changes(before: &Live, after: &Live) -> Vec<String> {
     lines
 }
 
+static NONE: Value = Value::Null;
+
 fn compare(field: &str, before: &Value, after: &Value, lines: &mut Vec<String>) {
     let child = |name: &str| {
         if field.is_empty() {
@@ -303,15 +314,17 @@ fn compare(field: &str, before: &Value, after: &Value, lines: &mut Vec<String>) 
         (Value::Object(old), Value::Object(new)) => {
             let names: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
             for name in names {
-                let of = |map: &serde_json::Map<String, Value>| map.get(name).cloned().unwrap_or_default();
+                let of = |map: &'_ serde_json::Map<String, Value>| map.get(name).cloned().unwrap_or_default();
                 compare(&child(name), &of(old), &of(new), lines);
             }
         }
         (Value::Array(old), Value::Array(new)) if old.iter().chain(new).any(Value::is_object) => {
-            for i in 0..old.len().max(new.len()) {
-                let of = |list: &Vec<Value>| list.get(i).cloned().unwrap_or_default();
-                compare(&format!("{field}[{i}]"), &of(old), &of(new), lines);
+            for (place, old, new) in entries(old, new) {
+                compare(&format!("{field}[{place}]"), old, new, lines);
             }
+        }
+        (Value::Array(old), Value::Array(new)) if old != new && old.len().max(new.len()) > MOST_ENTRIES => {
+            lines.push(format!("{field} - changed: {}", difference(old, new)));
         }
         _ if before != after => {
             lines.push(format!(
@@ -322,6 +335,42 @@ fn compare(field: &str, before: &Value, after: &Value, lines: &mut Vec<String>) 
         }
         _ => {}
     }
+}
+
+/// What is compared with what: entries of the same domain if all have one, else those at the same place.
+fn entries<'a>(old: &'a [Value], new: &'a [Value]) -> Vec<(String, &'a Value, &'a Value)> {
+    let by_domain = |list: &'a [Value]| {
+        let named = list.iter().map(|entry| Some((entry.get("domain")?.as_str()?, entry)));
+        named.collect::<Option<BTreeMap<_, _>>>()
+    };
+    if let (Some(old), Some(new)) = (by_domain(old), by_domain(new)) {
+        let domains: BTreeSet<&str> = old.keys().chain(new.keys()).copied().collect();
+        let of = |list: &BTreeMap<&str, &'a Value>, domain| list.get(domain).copied().unwrap_or(&NONE);
+        let pairs = domains.into_iter();
+        return pairs
+            .map(|domain| (domain.to_owned(), of(&old, domain), of(&new, domain)))
+            .collect();
+    }
+    let of = |list: &'a [Value], i| list.get(i).unwrap_or(&NONE);
+    let places = 0..old.len().max(new.len());
+    places.map(|i| (i.to_string(), of(old, i), of(new, i))).collect()
+}
+
+/// What was added to a long list of texts, and what was removed.
+fn difference(old: &[Value], new: &[Value]) -> String {
+    let texts = |list: &[Value]| list.iter().map(shown).collect::<BTreeSet<_>>();
+    let (old, new) = (texts(old), texts(new));
+    let some = |list: BTreeSet<String>| {
+        let more = list.len().saturating_sub(MOST_ENTRIES);
+        let first: Vec<_> = list.into_iter().take(MOST_ENTRIES).collect();
+        let more = if more > 0 {
+            format!(" and {more} more")
+        } else {
+            String::new()
+        };
+        format!("[{}]{more}", first.join(", "))
+    };
+    format!("added {}, removed {}", some(&new - &old), some(&old - &new))
 }
 
 fn shown(value: &Value) -> String {

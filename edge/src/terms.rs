@@ -65,17 +65,17 @@ pub fn no_tls(live: &Live, remote: Option<&Domain>) -> Refusal {
     let name: Cow<'_, str> = remote.map_or("this stream".into(), |remote| remote.as_str().into());
     if terms.tls_mode == TlsMode::Required {
         let reason = format!(
-            "TLS is required of {name} and is not used; it must offer and use STARTTLS; else set another tlsMode for it in peers"
+            "TLS is required of {name} and is not used; it must offer and use STARTTLS; else set another tls.mode for it in partners"
         );
         Refusal::new(Check::TlsRequired, reason)
     } else if terms.needs_certificate() {
         let reason = format!(
-            "a certificate is required of {name}, and TLS is not used; it must use STARTTLS; else set requireCertificate: false for it in peers"
+            "a certificate is required of {name}, and TLS is not used; it must use STARTTLS; else set tls.requireCertificate: false for it in partners"
         );
         Refusal::new(Check::TlsRequired, reason)
     } else {
         let reason = format!(
-            "{name} used TLS within the last day and does not now, which may be an attack; if this is intended, set tlsMode: Disabled for it in peers"
+            "{name} used TLS within the last day and does not now, which may be an attack; if this is intended, set tls.mode: Disabled for it in partners"
         );
         Refusal::new(Check::TlsDowngrade, reason)
     }

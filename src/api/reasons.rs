@@ -33,7 +33,7 @@ xmpp_federation_imp::reasons! {
         ConfigRejected: "A pod refused the newest configuration: it goes on with the old one, or waits for one that it can read.", "Correct the value named in the message; or update the edge, where its release is too old for it.";
         NoAddress: "The Service shows neither an address nor a host name yet.", "Check the load balancer's controller, or set spec.edge.publicAddresses.";
         FieldsAdded: "Others have set fields in objects of ours that the operator does not set.", "Remove the fields named in the message, or set what they are for in the spec.";
-        EmptyAllowList: "The allow list is empty and no domain is in staticRoutes or peers, so nothing federates.", "List domains in spec.privacy.domains.";
+        EmptyAllowList: "The allow list is empty and partners names no domain, so nothing federates.", "List domains in spec.privacy.domains or spec.partners.";
         CertificateKey: "The private key is not usable, or not that of the certificate.", "Write certificate and key of one issuance into the Secret.";
         CertificateExpired: "The certificate, or one of its chain, has expired.", "Renew the certificate named in the message in its Secret.";
         CertificateNotYetValid: "The certificate, or one of its chain, is not valid yet.", "Keep the former one until then.";

@@ -16,6 +16,9 @@ pub struct DomainName(pub String);
 
 /// Canonical ASCII: two labels or more, lower case, no IP address, no trailing dot.
 const DOMAIN_RULE: &str = r"!self.matches(r'^[\x00-\x7f]*$') || (self.matches(r'^([a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?\.)+[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$') && !self.matches(r'(^|\.)[0-9]+$'))";
+/// The same, also behind `*.`.
+const PATTERN_RULE: &str = r"!self.matches(r'^[\x00-\x7f]*$') || (self.matches(r'^(\*\.)?([a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?\.)+[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$') && !self.matches(r'(^|\.)[0-9]+$'))";
+const PATTERN_MESSAGE: &str = "write a domain name in lower-case A-labels with at least two labels and no trailing dot, such as example.com, or *.example.com for all domains below it; IP addresses are no domains";
 const DOMAIN_MESSAGE: &str = "write a domain name in lower-case A-labels with at least two labels and no trailing dot, such as example.com or xn--bcher-kva.example; IP addresses are no domains";
 
 impl JsonSchema for DomainName {
@@ -31,6 +34,28 @@ impl JsonSchema for DomainName {
             "minLength": 1,
             "maxLength": 253,
             "x-kubernetes-validations": [{"rule": DOMAIN_RULE, "message": DOMAIN_MESSAGE}],
+        })
+    }
+}
+
+/// A remote domain as written, or all domains below one: `*.partner.example`. The same holds as for [`DomainName`].
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct RemoteName(pub String);
+
+impl JsonSchema for RemoteName {
+    fn schema_name() -> Cow<'static, str> {
+        "RemoteName".into()
+    }
+    fn inline_schema() -> bool {
+        true
+    }
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "type": "string",
+            "minLength": 1,
+            "maxLength": 253,
+            "x-kubernetes-validations": [{"rule": PATTERN_RULE, "message": PATTERN_MESSAGE}],
         })
     }
 }

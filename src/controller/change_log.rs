@@ -1,6 +1,6 @@
 //! The change log: what an accepted generation changed, in the words of Expressway's.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde_json::Value;
@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::cache::Cache;
 use super::resource::{StoredObject, StoredResource};
 use super::validate::ValidSpec;
-use crate::api::{XmppFederation, XmppFederationSpec};
+use crate::api::{XmppFederation, XmppFederationSpec, bounds};
 
 /// Generation and resource that were accepted last.
 #[derive(Debug, Default)]
@@ -35,7 +35,7 @@ pub fn accepted(cache: &Cache<AcceptedSpec>, stored: &Arc<StoredResource>, objec
         namespace = valid.owner.namespace,
         name = valid.owner.name,
         generation = generation.unwrap_or_default(),
-        changed = changes.join("; "),
+        changed = bounds::list(&changes, "; ", bounds::MESSAGE),
         "generation accepted"
     );
 }
@@ -55,9 +55,22 @@ fn differences(path: &str, before: &Value, after: &Value, found: &mut Vec<String
                 differences(&format!("{path}.{key}"), old, new, found);
             }
         }
+        (Value::Array(old), Value::Array(new)) if let (Some(old), Some(new)) = (by_domain(old), by_domain(new)) => {
+            let domains: BTreeSet<&str> = old.keys().chain(new.keys()).copied().collect();
+            for domain in domains {
+                let of = |list: &BTreeMap<&str, &Value>| list.get(domain).map_or(Value::Null, |entry| (*entry).clone());
+                differences(&format!("{path}[{domain}]"), &of(&old), &of(&new), found);
+            }
+        }
         (old, new) if old != new => found.push(format!("{path} - changed from: {old} to: {new}")),
         _ => {}
     }
+}
+
+/// The entries of a list that is a map by domain.
+fn by_domain(list: &[Value]) -> Option<BTreeMap<&str, &Value>> {
+    let entries = list.iter().map(|entry| Some((entry.get("domain")?.as_str()?, entry)));
+    entries.collect()
 }
 
 #[cfg(test)]
@@ -77,6 +90,23 @@ mod tests {
             [
                 "spec.edge.replicas - changed from: 2 to: 3",
                 "spec.paused - changed from: null to: true",
+            ]
+        );
+    }
+
+    #[test]
+    fn of_partners_those_that_changed_are_named() {
+        let entry = |domain: &str, rate: u32| json!({"domain": domain, "limits": {"messagesPerSecond": rate}});
+        let before = json!({"partners": [entry("a.example", 1), entry("b.example", 2), entry("c.example", 3)]});
+        let after = json!({"partners": [entry("*.a.example", 9), entry("a.example", 1), entry("c.example", 4)]});
+        let mut found = Vec::new();
+        differences("spec", &before, &after, &mut found);
+        assert_eq!(
+            found,
+            [
+                "spec.partners[*.a.example] - changed from: null to: {\"domain\":\"*.a.example\",\"limits\":{\"messagesPerSecond\":9}}",
+                "spec.partners[b.example] - changed from: {\"domain\":\"b.example\",\"limits\":{\"messagesPerSecond\":2}} to: null",
+                "spec.partners[c.example].limits.messagesPerSecond - changed from: 3 to: 4",
             ]
         );
     }

@@ -113,8 +113,8 @@ fn config(s2s: SocketAddr, peer: &Peer, imp: &SimulatedImp) -> String {
     format!(
         "\
 listen: {{s2s: '{s2s}', admin: '127.0.0.1:0', control: HERE/control.sock}}
-staticRoutes:
-- {{domain: {domain}, addresses: ['{address}']}}
+partners:
+- {{domain: {domain}, route: [{{host: '{host}', port: {port}}}]}}
 routers:
 - name: main
   profile: Xcp
@@ -123,7 +123,8 @@ routers:
   endpoints:
 {endpoints}",
         domain = peer.domain,
-        address = peer.listener.local_addr().unwrap(),
+        host = peer.listener.local_addr().unwrap().ip(),
+        port = peer.listener.local_addr().unwrap().port(),
         first = IDS[0],
         second = IDS[1],
     )

@@ -7,8 +7,8 @@ use schemars::Schema;
 use serde::de::{DeserializeOwned, Deserializer, Error as _, Visitor, value::Error as Stopped};
 use serde_json::Value;
 use xmpp_federation_core::edge_config::{
-    CertificateFiles, Dialback, Dns, EdgeConfig, Endpoint, Limits, Listen, Log, Peer, Privacy, ProxyProtocol, Router,
-    StaticRoute, Tls, TrustAnchors,
+    CertificateFiles, Dialback, Dns, EdgeConfig, Endpoint, Limits, Listen, Log, Partner, PartnerLimits, PartnerTls,
+    Privacy, ProxyProtocol, RouteHost, Router, Tls, TrustAnchors,
 };
 
 /// The smallest useful configuration; it is the example in the reference, too.
@@ -109,11 +109,13 @@ fn fields(name: &str) -> Result<&'static [&'static str], String> {
         "Limits" => fields_of::<Limits>(),
         "Listen" => fields_of::<Listen>(),
         "Log" => fields_of::<Log>(),
-        "Peer" => fields_of::<Peer>(),
+        "Partner" => fields_of::<Partner>(),
+        "PartnerLimits" => fields_of::<PartnerLimits>(),
+        "PartnerTls" => fields_of::<PartnerTls>(),
         "Privacy" => fields_of::<Privacy>(),
         "ProxyProtocol" => fields_of::<ProxyProtocol>(),
+        "RouteHost" => fields_of::<RouteHost>(),
         "Router" => fields_of::<Router>(),
-        "StaticRoute" => fields_of::<StaticRoute>(),
         "Tls" => fields_of::<Tls>(),
         "TrustAnchors" => fields_of::<TrustAnchors>(),
         other => return Err(format!("add {other} to the structs of xtask/src/edge_config.rs")),

@@ -9,6 +9,7 @@
 
 pub mod features;
 mod known;
+mod partner;
 mod read;
 #[cfg(feature = "schemars")]
 mod schema;
@@ -17,10 +18,11 @@ mod validate;
 mod values;
 
 pub use known::ConfigRead;
+pub use partner::{Partner, PartnerLimits, PartnerTls, RouteHost};
 pub use read::{Doors, Head, ReadError, Reader};
 pub use types::{
-    CertificateFiles, Dialback, Dns, EdgeConfig, Endpoint, FINISH_AT_MOST, Limits, LinkProfile, Listen, Log, Peer,
-    Privacy, PrivacyMode, ProxyProtocol, Router, StaticRoute, Tls, TlsMode, TlsVersion, TrustAnchors,
+    CertificateFiles, Dialback, Dns, EdgeConfig, Endpoint, FINISH_AT_MOST, Limits, LinkProfile, Listen, Log, Privacy,
+    PrivacyMode, ProxyProtocol, Router, Tls, TlsMode, TlsVersion, TrustAnchors,
 };
 pub use validate::{ConfigError, Problem};
 pub use values::{Cidr, HostPort, HumanDuration, ValueError};

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
 use super::values::{Cidr, HostPort, HumanDuration};
-use crate::{ComponentId, Domain, Fingerprint, Release};
+use crate::{ComponentId, Domain, DomainPattern, Fingerprint, Release};
 
 macro_rules! text_with_format {
     ($($type:ident: $format:literal),*) => {$(
@@ -29,6 +29,7 @@ text_with_format!(
     Cidr: "network",
     ComponentId: "component-id",
     Domain: "domain",
+    DomainPattern: "domain-or-wildcard",
     Fingerprint: "fingerprint",
     HostPort: "host-and-port",
     HumanDuration: "duration",

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::partner::Partner;
 use super::values::{Cidr, HostPort, HumanDuration};
-use crate::{ComponentId, Domain, Fingerprint, Release};
+use crate::{ComponentId, Domain, DomainPattern, Release};
 
 /// The whole file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -34,12 +35,11 @@ pub struct EdgeConfig {
     /// Who may federate.
     #[serde(default)]
     pub privacy: Privacy,
-    /// Addresses used instead of DNS; a domain listed here never falls back to DNS.
+    /// Remote domains with terms or hosts of their own. One entry counts for a domain: that of its own name, else the
+    /// longest wildcard that covers it. What this entry does not set comes from `tls` and `limits`, and from no other
+    /// entry.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub static_routes: Vec<StaticRoute>,
-    /// Policy per remote domain.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub peers: Vec<Peer>,
+    pub partners: Vec<Partner>,
     /// Name resolution.
     #[serde(default)]
     pub dns: Dns,
@@ -215,66 +215,24 @@ impl Default for TrustAnchors {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 pub enum PrivacyMode {
-    /// Listed domains federate, and those of `staticRoutes` and `peers`; without any of them nobody does.
+    /// The listed domains and `partners` federate; without any of them nobody does.
     #[default]
     AllowList,
-    /// All but the listed domains federate; the list wins over `staticRoutes` and `peers`.
+    /// All but the listed domains federate; the list wins over `partners`.
     DenyList,
     /// Everybody federates.
     AllowAll,
 }
 
-/// Who may federate; exact domains, subdomains are not included.
+/// Who may federate.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, rename_all = "camelCase", default)]
 pub struct Privacy {
     /// AllowList, DenyList or AllowAll. Default AllowList.
     pub mode: PrivacyMode,
-    /// The listed domains.
-    pub domains: Vec<Domain>,
-}
-
-/// Fixed addresses of a remote domain, all of equal priority. They admit it in mode AllowList.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-pub struct StaticRoute {
-    /// The remote domain.
-    pub domain: Domain,
-    /// Where it is reached, host and port; private addresses are allowed here.
-    pub addresses: Vec<HostPort>,
-}
-
-/// What applies to one remote domain instead of the general rules. An entry admits it in mode AllowList.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-pub struct Peer {
-    /// The remote domain.
-    pub domain: Domain,
-    /// Security mode towards it. A domain that names itself only in dialback is held to its mode
-    /// then.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub tls_mode: Option<TlsMode>,
-    /// Whether its certificate must be valid and name it, in both directions.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub require_certificate: Option<bool>,
-    /// SHA-256 fingerprints of its certificate, 64 hexadecimal digits each, with or without colons. Only these certificates
-    /// are accepted then, in both directions, and nothing else about them is checked: neither
-    /// authority nor name, dates or revocation.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub pinned_sha256: Vec<Fingerprint>,
-    /// Largest stanza taken from it, bytes; at least 10000.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub max_stanza_bytes: Option<usize>,
-    /// Stanzas taken from it per second, over all of its streams; a burst of one second passes at
-    /// once, then it is read no faster. Nothing is dropped.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub messages_per_second: Option<u32>,
-    /// Bytes of stanzas taken from it per second, in the same way.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub bytes_per_second: Option<u64>,
+    /// The listed domains. `*.partner.example` covers all domains below `partner.example`, and not that one itself.
+    pub domains: Vec<DomainPattern>,
 }
 
 /// Name resolution.
@@ -344,6 +302,13 @@ pub struct Endpoint {
 pub struct Limits {
     /// Largest stanza from an authenticated peer, bytes; at least 10000 (RFC 6120 section 13.12).
     pub max_stanza_bytes: usize,
+    /// Stanzas taken per second from each remote domain to which `partners` gives no rate, over all of its streams. A
+    /// burst of one second passes at once, then the domain is read no faster. Nothing is dropped. Absent: no bound.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub messages_per_second: Option<u32>,
+    /// Bytes of stanzas taken per second, in the same way.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bytes_per_second: Option<u64>,
     /// Largest element before authentication, bytes.
     pub max_unauthenticated_bytes: usize,
     /// Deepest nesting inside a stanza, 256 at most.
@@ -395,6 +360,8 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             max_stanza_bytes: 262_144,
+            messages_per_second: None,
+            bytes_per_second: None,
             max_unauthenticated_bytes: 16_384,
             max_depth: 128,
             max_attributes: 64,

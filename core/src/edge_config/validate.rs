@@ -5,7 +5,9 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use super::partner::{PartnerTls, RouteHost};
 use super::types::{EdgeConfig, TlsMode};
+use super::values::is_host;
 
 /// The deepest nesting that the edge can write, the stanza itself included.
 const MOST_DEPTH: usize = 256;
@@ -108,7 +110,7 @@ impl EdgeConfig {
         let mut found = Problems(Vec::new());
         self.check_domains(&mut found);
         self.check_tls(&mut found);
-        self.check_peers(&mut found);
+        self.check_partners(&mut found);
         self.check_listeners(&mut found);
         self.check_routers(&mut found);
         self.check_limits(&mut found);
@@ -128,33 +130,8 @@ impl EdgeConfig {
                 );
             }
         }
-        let mut routed = HashSet::new();
-        for (i, route) in self.static_routes.iter().enumerate() {
-            let field = format!("staticRoutes[{i}].domain");
-            if hosted.contains(&route.domain) {
-                found.add(
-                    &field,
-                    &format!(
-                        "{} is hosted here and routed elsewhere; remove it from domains or from staticRoutes",
-                        route.domain
-                    ),
-                );
-            }
-            if !routed.insert(&route.domain) {
-                found.add(
-                    &field,
-                    &format!("{} has two entries; put all its addresses into one", route.domain),
-                );
-            }
-            if route.addresses.is_empty() {
-                found.add(
-                    &format!("staticRoutes[{i}].addresses"),
-                    "is empty; give at least one address, or remove the route so that DNS is used",
-                );
-            }
-        }
         for (i, domain) in self.privacy.domains.iter().enumerate() {
-            if hosted.contains(domain) {
+            if domain.exact().is_some_and(|domain| hosted.contains(domain)) {
                 found.add(
                     &format!("privacy.domains[{i}]"),
                     &format!("{domain} is hosted here; the list names remote domains only"),
@@ -169,9 +146,9 @@ impl EdgeConfig {
         self.tls.mode != off
             || self.listen.direct_tls.is_some()
             || self
-                .peers
+                .partners
                 .iter()
-                .any(|peer| peer.tls_mode.is_some_and(|mode| mode != off))
+                .any(|partner| partner.tls.mode.is_some_and(|mode| mode != off))
     }
 
     fn check_tls(&self, found: &mut Problems) {
@@ -189,59 +166,78 @@ impl EdgeConfig {
         }
     }
 
-    fn check_peers(&self, found: &mut Problems) {
+    fn check_partners(&self, found: &mut Problems) {
+        let hosted: HashSet<_> = self.domains.iter().collect();
         let mut known = HashSet::new();
-        for (i, peer) in self.peers.iter().enumerate() {
-            let at = |field: &str| format!("peers[{i}].{field}");
-            if self.domains.contains(&peer.domain) {
+        for (i, partner) in self.partners.iter().enumerate() {
+            let name = &partner.domain;
+            let at = |field: &str| format!("partners[{i}].{field}");
+            if name.exact().is_some_and(|domain| hosted.contains(domain)) {
                 found.add(
                     &at("domain"),
-                    &format!("{} is hosted here; peers are remote domains", peer.domain),
+                    &format!(
+                        "{name} is hosted here; partners are remote domains, so remove it from domains or from partners"
+                    ),
                 );
             }
-            if !known.insert(&peer.domain) {
+            if !known.insert(name) {
                 found.add(
                     &at("domain"),
-                    &format!("{} has two entries; put everything into one", peer.domain),
+                    &format!("{name} has two entries; put everything into one"),
                 );
             }
-            if peer.max_stanza_bytes.is_some_and(|most| most < 10_000) {
-                found.add(
-                    &at("maxStanzaBytes"),
-                    "is less than 10000, which every server must take (RFC 6120 section 13.12)",
-                );
-            }
-            if peer.messages_per_second == Some(0) {
-                found.add(
-                    &at("messagesPerSecond"),
-                    "is 0, so nothing would be taken; give 1 or more, or deny the domain in privacy",
-                );
-            }
-            if peer.bytes_per_second.is_some_and(|rate| rate < 1000) {
-                found.add(
-                    &at("bytesPerSecond"),
-                    "is less than 1000, so that one stanza would take minutes; give 1000 or more",
-                );
-            }
-            if peer.tls_mode.unwrap_or(self.tls.mode) == TlsMode::Disabled {
-                let required = peer.require_certificate.unwrap_or(self.tls.require_client_certificates);
-                if !peer.pinned_sha256.is_empty() {
-                    found.add(
-                        &at("pinnedSha256"),
-                        "cannot hold without TLS, where nobody shows a certificate; set this peer's tlsMode to Required",
+            for (n, RouteHost { host, port }) in partner.route.iter().enumerate() {
+                if !is_host(host) {
+                    let message = format!(
+                        "{host:?} is not a host; write a name such as edge.example.com, or an IP address without brackets"
                     );
-                } else if required {
-                    let remedy = if peer.require_certificate.is_some() {
-                        "set this peer's tlsMode to Required, or requireCertificate to false"
-                    } else {
-                        "set requireCertificate to false here, against tls.requireClientCertificates"
-                    };
+                    found.add(&at(&format!("route[{n}].host")), &message);
+                }
+                if *port == 0 {
                     found.add(
-                        &at("requireCertificate"),
-                        &format!("true cannot hold with tlsMode Disabled, where nobody shows a certificate; {remedy}"),
+                        &at(&format!("route[{n}].port")),
+                        "0 is not a TCP port; write 1 to 65535",
                     );
                 }
             }
+            let limits = &partner.limits;
+            if limits.max_stanza_bytes.is_some_and(|most| most < 10_000) {
+                found.add(
+                    &at("limits.maxStanzaBytes"),
+                    "is less than 10000, which every server must take (RFC 6120 section 13.12)",
+                );
+            }
+            check_rates(
+                found,
+                &at("limits"),
+                limits.messages_per_second,
+                limits.bytes_per_second,
+                ", or deny the domain in privacy",
+            );
+            self.check_partner_tls(found, &at("tls"), &partner.tls);
+        }
+    }
+
+    fn check_partner_tls(&self, found: &mut Problems, at: &str, tls: &PartnerTls) {
+        if tls.mode.unwrap_or(self.tls.mode) != TlsMode::Disabled {
+            return;
+        }
+        let required = tls.require_certificate.unwrap_or(self.tls.require_client_certificates);
+        if !tls.pinned_sha256.is_empty() {
+            found.add(
+                &format!("{at}.pinnedSha256"),
+                "cannot hold without TLS, where nobody shows a certificate; set this partner's tls.mode to Required",
+            );
+        } else if required {
+            let remedy = if tls.require_certificate.is_some() {
+                "set this partner's tls.mode to Required, or requireCertificate to false"
+            } else {
+                "set requireCertificate to false here, against tls.requireClientCertificates"
+            };
+            found.add(
+                &format!("{at}.requireCertificate"),
+                &format!("true cannot hold with tls.mode Disabled, where nobody shows a certificate; {remedy}"),
+            );
         }
     }
 
@@ -307,6 +303,13 @@ impl EdgeConfig {
     }
 
     fn check_limits(&self, found: &mut Problems) {
+        check_rates(
+            found,
+            "limits",
+            self.limits.messages_per_second,
+            self.limits.bytes_per_second,
+            ", or remove it for no bound",
+        );
         if self.limits.max_stanza_bytes < 10_000 {
             found.add(
                 "limits.maxStanzaBytes",
@@ -357,6 +360,22 @@ impl EdgeConfig {
                 found.add(&format!("limits.{field}"), "0 lets nothing pass; give a number above 0");
             }
         }
+    }
+}
+
+/// Rates at which nothing would come through.
+fn check_rates(found: &mut Problems, at: &str, messages: Option<u32>, bytes: Option<u64>, or: &str) {
+    if messages == Some(0) {
+        found.add(
+            &format!("{at}.messagesPerSecond"),
+            &format!("is 0, so nothing would be taken; give 1 or more{or}"),
+        );
+    }
+    if bytes.is_some_and(|rate| rate < 1000) {
+        found.add(
+            &format!("{at}.bytesPerSecond"),
+            "is less than 1000, so that one stanza would take minutes; give 1000 or more",
+        );
     }
 }
 

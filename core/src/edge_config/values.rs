@@ -138,6 +138,13 @@ impl HostPort {
     }
 }
 
+/// Whether a text may be a host name or is an IP address without brackets.
+pub(super) fn is_host(text: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
+    let name = !text.is_empty() && text.chars().all(plain);
+    name || text.parse::<IpAddr>().is_ok()
+}
+
 const HOST_PORT: &str = "a host and a port such as ecup10.example.com:7400 or [2001:db8::1]:7400";
 
 impl FromStr for HostPort {
@@ -152,8 +159,7 @@ impl FromStr for HostPort {
             None if host.contains(':') => return Err(error()),
             None => host.to_owned(),
         };
-        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | ':' | '_');
-        if port == 0 || host.is_empty() || !host.chars().all(plain) {
+        if port == 0 || !is_host(&host) {
             return Err(error());
         }
         Ok(Self { host, port })

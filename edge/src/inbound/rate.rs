@@ -1,9 +1,10 @@
-//! Rates per remote domain (`peers[].messagesPerSecond`, `bytesPerSecond`): all streams of a domain
-//! share one token bucket that holds what one second brings. A domain that has used it up is not read until
-//! it has filled again; nothing is dropped.
+//! Rates per remote domain (`messagesPerSecond` and `bytesPerSecond` of `partners[].limits`, else of `limits`):
+//! all streams of a domain share one token bucket that holds what one second brings, and so do all domains that
+//! take their rate from one wildcard. A domain that has used it up is not read until it has filled again;
+//! nothing is dropped.
 //!
 //! A stanza that is refused never comes to the queue of a link, where too much of it would stop its
-//! sender. So refused stanzas have buckets too, whatever `peers` says. One is of the user who sent them:
+//! sender. So refused stanzas have buckets too, whatever `partners` says. One is of the user who sent them:
 //! what is refused beyond it is dropped, which costs no more than to pass a stanza on, and nobody else at
 //! the user's server notices. The other is of the whole domain: only many users can use it up, and then
 //! the domain is not read until it has filled again.
@@ -16,7 +17,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::time::Instant;
-use xmpp_federation_core::Domain;
+use xmpp_federation_core::{Domain, DomainPattern};
 
 use crate::policy::{PeerPolicy, Policy};
 
@@ -29,7 +30,7 @@ const REFUSED: Duration = Duration::from_millis(5);
 /// The same of one user's: 25 at once, and 50 in a second.
 const USERS_BURST: Duration = Duration::from_millis(500);
 const USERS: Duration = Duration::from_millis(20);
-/// Buckets of refused stanzas at which it is first looked which of them are full again.
+/// Buckets of a kind at which it is first looked which of them are full again.
 const TIDY: usize = 256;
 
 /// Whose refused stanzas share a bucket.
@@ -41,12 +42,27 @@ pub(super) enum Payer {
     Network(IpAddr),
 }
 
-/// The buckets of domains with a rate, as many as there are entries in `peers` at most; and those of
-/// refused stanzas, as many as are not full.
+/// The buckets of domains with a rate, as many as have streams or are not full; and those of refused
+/// stanzas, as many as are not full.
 #[derive(Debug, Default)]
 pub(super) struct Rates {
-    known: Mutex<HashMap<Domain, Arc<Rate>>>,
+    known: Mutex<KnownRates>,
     refused: Mutex<RefusalBuckets>,
+}
+
+#[derive(Debug)]
+struct KnownRates {
+    all: HashMap<DomainPattern, Arc<Rate>>,
+    tidy_at: usize,
+}
+
+impl Default for KnownRates {
+    fn default() -> Self {
+        Self {
+            all: HashMap::new(),
+            tidy_at: TIDY,
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -117,15 +133,29 @@ impl Rates {
 
     /// The bucket of a domain; `None` if it has no rate.
     pub(super) fn of(&self, policy: &Policy, remote: &Domain) -> Option<Arc<Rate>> {
-        let wanted = Rate::new(policy.peer(remote))?;
+        self.of_at(policy, remote, Instant::now())
+    }
+
+    fn of_at(&self, policy: &Policy, remote: &Domain, now: Instant) -> Option<Arc<Rate>> {
+        let terms = policy.peer(remote);
+        let key = terms.rates_shared_by.clone().unwrap_or_else(|| remote.clone().into());
         let mut known = self.known.lock();
-        if let Some(rate) = known.get(remote).filter(|rate| rate.is_like(&wanted)) {
+        let Some(wanted) = Rate::new(terms) else {
+            known.all.remove(&key);
+            return None;
+        };
+        if let Some(rate) = known.all.get(&key).filter(|rate| rate.is_like(&wanted)) {
             return Some(rate.clone());
         }
-        // A reload has changed this one, and may have taken others away.
-        known.retain(|other, _| Rate::new(policy.peer(other)).is_some());
+        if known.all.len() >= known.tidy_at {
+            // A full one that no stream has is as good as a new one.
+            known
+                .all
+                .retain(|_, rate| Arc::strong_count(rate) > 1 || !rate.is_full(now));
+            known.tidy_at = TIDY.max(2 * known.all.len());
+        }
         let rate = Arc::new(wanted);
-        known.insert(remote.clone(), rate.clone());
+        known.all.insert(key, rate.clone());
         Some(rate)
     }
 }
@@ -157,6 +187,11 @@ impl Rate {
 
     fn is_like(&self, other: &Self) -> bool {
         self.messages == other.messages && self.bytes == other.bytes
+    }
+
+    fn is_full(&self, now: Instant) -> bool {
+        let full = self.full.lock();
+        full.messages.max(full.bytes).is_none_or(|at| at <= now)
     }
 
     /// A stanza of this size was taken; the time at which the next one may be, if that is not now.
@@ -287,27 +322,73 @@ mod tests {
         assert!(rate.spend(1, later).is_some());
     }
 
+    fn config(partners: &str, limits: &str) -> EdgeConfig {
+        let yaml = format!(
+            "domains: [coluc.com]\ndialback: {{sign: /s}}\ntls: {{}}\nrouters: []\npartners: [{partners}]\nlimits: {{{limits}}}\n"
+        );
+        serde_yaml::from_str(&yaml).unwrap()
+    }
+
     #[test]
     fn streams_of_a_domain_share_its_bucket_until_a_reload_changes_its_rate() {
-        let config = |peers: &str| {
-            let yaml =
-                format!("domains: [coluc.com]\ndialback: {{sign: /s}}\ntls: {{}}\nrouters: []\npeers: [{peers}]\n");
-            serde_yaml::from_str::<EdgeConfig>(&yaml).unwrap()
-        };
         let (vngtp, other) = (
             Domain::parse("vngtp.lab").unwrap(),
             Domain::parse("other.example").unwrap(),
         );
         let slow = Policy::new(&config(
-            "{domain: vngtp.lab, messagesPerSecond: 1}, {domain: other.example, bytesPerSecond: 9}",
+            "{domain: vngtp.lab, limits: {messagesPerSecond: 1}}, {domain: other.example, limits: {bytesPerSecond: 9}}",
+            "",
         ));
         let rates = Rates::default();
         let first = rates.of(&slow, &vngtp).unwrap();
         assert!(Arc::ptr_eq(&first, &rates.of(&slow, &vngtp).unwrap()));
         assert!(!Arc::ptr_eq(&first, &rates.of(&slow, &other).unwrap()));
-        let faster = Policy::new(&config("{domain: vngtp.lab, messagesPerSecond: 2}"));
+        let faster = Policy::new(&config("{domain: vngtp.lab, limits: {messagesPerSecond: 2}}", ""));
         assert!(!Arc::ptr_eq(&first, &rates.of(&faster, &vngtp).unwrap()));
         assert!(rates.of(&faster, &other).is_none());
-        assert_eq!(rates.known.lock().len(), 1);
+        assert_eq!(rates.known.lock().all.len(), 1);
+    }
+
+    #[test]
+    fn domains_of_a_wildcard_share_its_bucket_and_those_of_the_default_rate_have_one_each() {
+        let policy = Policy::new(&config(
+            "{domain: '*.partner.example', limits: {messagesPerSecond: 1}}, {domain: a.partner.example}, {domain: '*.other.example'}",
+            "messagesPerSecond: 2",
+        ));
+        let rates = Rates::default();
+        let of = |name: &str| rates.of(&policy, &Domain::parse(name).unwrap()).unwrap();
+        let same = |a: &str, b: &str| Arc::ptr_eq(&of(a), &of(b));
+        assert!(same("b.partner.example", "x.c.partner.example"));
+        assert!(!same("b.partner.example", "a.partner.example"), "it has its own entry");
+        assert!(
+            !same("b.other.example", "c.other.example"),
+            "the rate is not the wildcard's"
+        );
+        assert!(!same("x.example", "y.example"));
+        assert_eq!(of("b.partner.example").messages, Some(1));
+        for name in ["a.partner.example", "b.other.example", "x.example"] {
+            assert_eq!(of(name).messages, Some(2), "{name}");
+        }
+    }
+
+    #[test]
+    fn buckets_of_the_default_rate_are_forgotten_when_they_are_full_and_no_stream_has_them() {
+        let policy = Policy::new(&config("", "messagesPerSecond: 10"));
+        let (rates, mut now) = (Rates::default(), Instant::now());
+        let held = rates
+            .of_at(&policy, &Domain::parse("held.example").unwrap(), now)
+            .unwrap();
+        for n in 0..10_000_u32 {
+            let name = Domain::parse(&format!("d{n}.example")).unwrap();
+            let rate = rates.of_at(&policy, &name, now).unwrap();
+            assert_eq!(rate.spend(100, now), None);
+            drop(rate);
+            let again = rates.of_at(&policy, &name, now).unwrap();
+            assert!(!again.is_full(now), "what was used stays used");
+            now += Duration::from_millis(1);
+        }
+        assert!(rates.known.lock().all.len() <= 2 * TIDY);
+        let again = rates.of_at(&policy, &Domain::parse("held.example").unwrap(), now);
+        assert!(Arc::ptr_eq(&held, &again.unwrap()));
     }
 }

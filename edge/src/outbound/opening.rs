@@ -193,7 +193,7 @@ impl<'a> Initiation<'a> {
         }
         if self.never_clear && mode != TlsMode::Disabled {
             let reason = format!(
-                "TLS with {} failed within the last day, which may be an attack, so the edge sends nothing to it in clear; if clear text is intended, set tlsMode: Disabled for it in peers",
+                "TLS with {} failed within the last day, which may be an attack, so the edge sends nothing to it in clear; if clear text is intended, set tls.mode: Disabled for it in partners",
                 self.remote
             );
             return Err(Refusal::new(Check::TlsHandshake, reason).into());

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use super::{Plan, Report};
+use crate::policy::Policy;
 use crate::resolve::{LookupError, S2S_PORT, SrvRecord};
 
 /// Records and addresses that are looked at.
@@ -30,17 +31,16 @@ impl ProbeTarget {
 impl Plan {
     /// The addresses that an edge would try, best ones first.
     pub(super) async fn find(&self, report: &mut Report) -> Vec<ProbeTarget> {
-        let routes = &self.config.static_routes;
-        if let Some(route) = routes.iter().find(|route| route.domain == self.domain) {
+        if let Some(route) = Policy::new(&self.config).route(&self.domain) {
             let mut targets = Vec::new();
-            for address in &route.addresses {
+            for target in route {
                 report.good(
                     "dns",
                     self.domain.as_str(),
-                    format!("static route to {address}; DNS is not asked"),
+                    format!("static route to {target}; DNS is not asked"),
                 );
                 // Routes are trusted: the address rules are for what DNS says.
-                let found = self.addresses(&address.host, address.port, false, true, report).await;
+                let found = self.addresses(&target.host, target.port, false, true, report).await;
                 targets.extend(found);
             }
             return targets;

@@ -165,7 +165,7 @@ impl Plan {
         let Some(offer) = features.child(ns::TLS, "starttls") else {
             let detail = "STARTTLS is not offered";
             if mode == TlsMode::Required {
-                let remedy = "the peer's administrators must switch TLS on, or tls.mode (or peers[].tlsMode) must be Optional here";
+                let remedy = "the peer's administrators must switch TLS on, or tls.mode (or partners[].tls.mode) must be Optional here";
                 return Err(StepFailure("tls", detail.to_owned(), remedy));
             }
             report.warn("tls", &subject, detail, None);
@@ -263,13 +263,13 @@ impl Plan {
         if needed {
             let remedy = match verdict {
                 Verdict::Invalid(_) if !pins.is_empty() => {
-                    "ask its administrators for the fingerprint of their certificate; if they changed it, change pinnedSha256 in peers"
+                    "ask its administrators for the fingerprint of their certificate; if they changed it, change tls.pinnedSha256 in partners"
                 }
                 Verdict::Untrusted => {
-                    "certificates are required of this domain: add the authority to tls.trustAnchors if you trust it, or pin the certificate (pinnedSha256 in peers)"
+                    "certificates are required of this domain: add the authority to tls.trustAnchors if you trust it, or pin the certificate (tls.pinnedSha256 in partners)"
                 }
                 _ => {
-                    "certificates are required of this domain: its administrators must get one, or tls.requireClientCertificates (or its entry in peers) must change"
+                    "certificates are required of this domain: its administrators must get one, or tls.requireClientCertificates (or its entry in partners) must change"
                 }
             };
             return Err(StepFailure("certificate", detail, remedy));

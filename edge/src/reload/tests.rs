@@ -1,5 +1,11 @@
 //! Files changed under a running reloader, as Kubernetes and as people change them.
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::format_collect,
+    reason = "tests"
+)]
 
 use std::net::SocketAddr;
 use std::os::unix::fs::symlink;
@@ -272,6 +278,56 @@ fn changes_are_told_by_field_and_without_secrets() {
     }
     assert_eq!(lines.len(), 4, "{lines:#?}");
     assert!(!lines.concat().contains("secret - "));
+}
+
+#[test]
+fn a_partner_that_is_put_before_ten_thousand_others_is_the_only_change() {
+    let folder = good();
+    let load = |partners: &str| {
+        let text = format!("{}partners:\n{partners}", yaml(folder.path()));
+        folder.write("edge.yaml", &text);
+        Loader::new(folder.path().join("edge.yaml"), 0).load().unwrap()
+    };
+    let many: String = (0..10_000)
+        .map(|n| format!("- {{domain: d{n}.example, limits: {{messagesPerSecond: 5}}}}\n"))
+        .collect();
+    let before = load(&format!("{many}- {{domain: gone.example}}\n"));
+    let changed = many.replace(
+        "{domain: d7.example, limits: {messagesPerSecond: 5}}",
+        "{domain: d7.example, tls: {mode: Optional}}",
+    );
+    let after = load(&format!("- {{domain: '*.new.example'}}\n{changed}"));
+    assert_eq!(
+        changes(&before, &after),
+        [
+            "partners[*.new.example] - changed from: (none) to: {\"domain\":\"*.new.example\"}",
+            "partners[d7.example].limits - changed from: {\"messagesPerSecond\":5} to: (none)",
+            "partners[d7.example].tls - changed from: (none) to: {\"mode\":\"Optional\"}",
+            "partners[gone.example] - changed from: {\"domain\":\"gone.example\"} to: (none)",
+        ]
+    );
+}
+
+#[test]
+fn of_a_long_list_the_change_log_names_what_was_added_and_removed() {
+    let folder = good();
+    let load = |first: usize| {
+        let names: Vec<_> = (first..first + 10_000).map(|n| format!("d{n}.example")).collect();
+        let text = yaml(folder.path()).replace("[vngtp.lab]", &format!("[{}]", names.join(", ")));
+        folder.write("edge.yaml", &text);
+        Loader::new(folder.path().join("edge.yaml"), 0).load().unwrap()
+    };
+    assert_eq!(
+        changes(&load(0), &load(2)),
+        ["privacy.domains - changed: added [d10000.example, d10001.example], removed [d0.example, d1.example]"]
+    );
+    let [line] = &changes(&load(0), &load(5000))[..] else {
+        panic!("one field has changed");
+    };
+    assert!(
+        line.contains(" and 4968 more, removed [") && line.len() < 1500,
+        "{line}"
+    );
 }
 
 #[tokio::test]

@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 use futures::future::maybe_done;
 use rand::seq::SliceRandom;
 use xmpp_federation_core::Domain;
-use xmpp_federation_core::edge_config::{EdgeConfig, HostPort, Listen, TlsMode};
+use xmpp_federation_core::edge_config::{EdgeConfig, HostPort, Listen, RouteHost, TlsMode};
 
 use crate::policy::Policy;
 pub use crate::words::Service;
@@ -66,6 +66,16 @@ pub struct Target {
     pub port: u16,
     /// What is spoken there.
     pub service: Service,
+}
+
+impl From<&RouteHost> for Target {
+    fn from(target: &RouteHost) -> Self {
+        Self {
+            host: target.host.clone(),
+            port: target.port,
+            service: Service::StartTls,
+        }
+    }
 }
 
 impl fmt::Display for Target {
@@ -181,7 +191,6 @@ pub struct Resolver {
     /// Asked about configured partners.
     partners: Arc<dyn Lookup>,
     pub(crate) rules: Arc<AddressRules>,
-    routes: Arc<HashMap<Domain, Vec<Target>>>,
     policy: Arc<Policy>,
     bounds: AttemptBounds,
 }
@@ -190,7 +199,6 @@ impl fmt::Debug for Resolver {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Resolver")
             .field("rules", &self.rules)
-            .field("routes", &self.routes)
             .finish_non_exhaustive()
     }
 }
@@ -216,21 +224,10 @@ impl Resolver {
 
     /// A resolver by this configuration that asks `lookup`, and reads the routers' addresses in `routers`.
     pub fn with_lookup(config: &EdgeConfig, lookup: Arc<dyn Lookup>, routers: Arc<RouterAddresses>) -> Self {
-        let target = |address: &HostPort| Target {
-            host: address.host.clone(),
-            port: address.port,
-            service: Service::StartTls,
-        };
-        let fixed = config
-            .static_routes
-            .iter()
-            .map(|route| (route.domain.clone(), route.addresses.iter().map(target).collect()))
-            .collect();
         Self {
             partners: lookup.for_partners().unwrap_or_else(|| lookup.clone()),
             lookup,
             rules: Arc::new(AddressRules::new(config, routers)),
-            routes: Arc::new(fixed),
             policy: Arc::new(Policy::new(config)),
             bounds: AttemptBounds::default(),
         }
@@ -294,9 +291,9 @@ impl Resolver {
     }
 
     async fn targets(&self, domain: &Domain) -> Result<(Method, Vec<Vec<Target>>), ResolveError> {
-        if let Some(targets) = self.routes.get(domain) {
+        if let Some(route) = self.policy.route(domain) {
             // All are equal: each gets its share of the streams.
-            let mut targets = targets.clone();
+            let mut targets: Vec<_> = route.iter().map(Target::from).collect();
             targets.shuffle(&mut rand::rng());
             return Ok((Method::StaticRoute, vec![targets]));
         }

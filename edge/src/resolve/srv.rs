@@ -73,7 +73,7 @@ fn nowhere(domain: &Domain, plain: &[SrvRecord], direct: &[SrvRecord]) -> Resolv
             "its _xmpp-server._tcp record has target \".\""
         };
         return ResolveError::NotFound(format!(
-            "{domain} offers direct TLS only ({plain}), and tlsMode Disabled rules that out; allow TLS for it (tlsMode in peers, or tls.mode)"
+            "{domain} offers direct TLS only ({plain}), and tls.mode Disabled rules that out; allow TLS for it (tls.mode in partners, or for all)"
         ));
     }
     ResolveError::Disabled(match (plain.is_empty(), direct.is_empty()) {

@@ -249,12 +249,20 @@ async fn a_domain_that_rules_starttls_out_is_not_guessed_at() {
     assert!(error.to_string().contains("_xmpps-server._tcp.vngtp.lab."), "{error}");
 }
 
+fn routed(addresses: &[SocketAddr]) -> String {
+    let hosts = addresses
+        .iter()
+        .map(|to| format!("{{host: '{}', port: {}}}", to.ip(), to.port()));
+    let hosts = hosts.collect::<Vec<_>>().join(", ");
+    format!("partners: [{{domain: vngtp.lab, route: [{hosts}]}}]")
+}
+
 #[tokio::test]
 async fn a_static_route_never_asks_dns_for_the_domain_even_when_it_fails() {
     // A port that nobody listens on.
     let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let table = DnsTable::read("a vngtp.lab. = 198.51.100.20");
-    let route = format!("staticRoutes: [{{domain: vngtp.lab, addresses: ['{closed}']}}]");
+    let route = routed(&[closed]);
     let resolution = resolver(&route, &table).resolve(&vngtp()).await.unwrap();
     assert_eq!(resolution.method, Method::StaticRoute);
     let mut attempts = Attempts::new(resolution);
@@ -270,7 +278,7 @@ async fn a_static_route_may_name_a_private_host() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let table = DnsTable::read("a inside.example. = 127.0.0.1");
-    let route = format!("staticRoutes: [{{domain: vngtp.lab, addresses: ['inside.example:{port}']}}]");
+    let route = format!("partners: [{{domain: vngtp.lab, route: [{{host: inside.example, port: {port}}}]}}]");
     let resolution = resolver(&route, &table).resolve(&vngtp()).await.unwrap();
     assert!(Attempts::new(resolution).next().await.unwrap().is_ok());
     assert_eq!(*table.asked.lock().unwrap(), ["inside.example."]);
@@ -435,20 +443,15 @@ async fn a_target_with_many_addresses_leaves_attempts_to_the_others() {
 
 #[rstest]
 #[case("", "srv 198.51.100.20:5270")]
-#[case("peers: [{domain: vngtp.lab, tlsMode: Disabled}]", "srv 198.51.100.20:5269")]
+#[case("partners: [{domain: vngtp.lab, tls: {mode: Disabled}}]", "srv 198.51.100.20:5269")]
 #[tokio::test]
-async fn direct_tls_is_no_way_to_a_domain_with_which_tls_is_disabled(#[case] peers: &str, #[case] expected: &str) {
+async fn direct_tls_is_no_way_to_a_domain_with_which_tls_is_disabled(#[case] partners: &str, #[case] expected: &str) {
     let table = DnsTable::read(
         "srv _xmpp-server._tcp.vngtp.lab. = 2 0 5269 x.vngtp.lab.\n\
          srv _xmpps-server._tcp.vngtp.lab. = 1 0 5270 x.vngtp.lab.\n\
          a x.vngtp.lab. = 198.51.100.20",
     );
-    let mut config = config("");
-    if !peers.is_empty() {
-        config.peers = serde_yaml::from_str::<serde_yaml::Value>(peers)
-            .and_then(|value| serde_yaml::from_value(value["peers"].clone()))
-            .unwrap();
-    }
+    let config = config(partners);
     let resolver = Resolver::with_lookup(&config, table, Arc::default());
     let resolution = resolver.resolve(&vngtp()).await.unwrap();
     let addresses: Vec<_> = resolution.addresses().map(|a| a.to_string()).collect();
@@ -458,7 +461,8 @@ async fn direct_tls_is_no_way_to_a_domain_with_which_tls_is_disabled(#[case] pee
 #[tokio::test]
 async fn equal_addresses_of_a_static_route_share_the_streams() {
     let table = DnsTable::read("");
-    let route = "staticRoutes: [{domain: vngtp.lab, addresses: ['198.51.100.1:5269', '198.51.100.2:5269', '[2001:db8::1]:5269']}]";
+    let route =
+        "partners: [{domain: vngtp.lab, route: [{host: 198.51.100.1}, {host: 198.51.100.2}, {host: '2001:db8::1'}]}]";
     let resolver = resolver(route, &table);
     let mut first = HashMap::<SocketAddr, u32>::new();
     for _ in 0..600 {
@@ -476,11 +480,7 @@ async fn the_last_address_may_take_all_the_time_and_the_others_a_share() {
         TcpListener::bind("127.0.0.1:0").await.unwrap(),
         TcpListener::bind("127.0.0.1:0").await.unwrap(),
     );
-    let route = format!(
-        "staticRoutes: [{{domain: vngtp.lab, addresses: ['{}', '{}']}}]",
-        one.local_addr().unwrap(),
-        two.local_addr().unwrap()
-    );
+    let route = routed(&[one.local_addr().unwrap(), two.local_addr().unwrap()]);
     let bounds = AttemptBounds {
         total: Duration::from_secs(30),
         each: Duration::from_secs(10),

@@ -159,7 +159,7 @@ impl Trust {
 }
 
 /// What helps a peer that cannot get another certificate.
-const PIN: &str = "it can only be pinned (pinnedSha256 in peers)";
+const PIN: &str = "it can only be pinned (tls.pinnedSha256 in partners)";
 
 /// A certificate of a kind that is never followed to an authority.
 fn unusual(error: &webpki::Error) -> String {

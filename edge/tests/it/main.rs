@@ -95,6 +95,7 @@ mod streams {
     mod idle;
     mod odd_peers;
     mod outbound;
+    mod partners;
     mod per_pair;
     mod proxy;
     mod reload;

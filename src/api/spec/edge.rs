@@ -296,6 +296,15 @@ pub struct LimitsSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 10_000, max = 16_777_216))]
     pub max_stanza_bytes: Option<i32>,
+    /// Stanzas taken per second from each remote domain to which partners gives no rate; above it, the domain is
+    /// read no faster, and nothing is dropped. Default: no bound.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub messages_per_second: Option<i32>,
+    /// Bytes of stanzas taken per second, in the same way. Default: no bound.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1000, max = 1_000_000_000))]
+    pub bytes_per_second: Option<i32>,
     /// Largest element before authentication, bytes. Default 16384.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1024, max = 1_048_576))]

@@ -84,17 +84,13 @@ pub struct XmppFederationSpec {
     #[serde(default)]
     pub privacy: PrivacySpec,
 
-    /// Fixed addresses of remote domains; a domain listed here never falls back to DNS.
+    /// Remote domains with terms or hosts of their own. With AllowList each entry admits what it names. One entry
+    /// counts for a domain: that of its own name, else the longest wildcard that covers it. What this entry does not
+    /// set comes from tls and edge.limits, and from no other entry.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["domain".into()]))]
-    #[schemars(length(max = 200))]
-    pub static_routes: Vec<StaticRouteSpec>,
-
-    /// Policy per remote domain.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[x_kube(merge_strategy = ListMerge::Map(vec!["domain".into()]))]
-    #[schemars(length(max = 200))]
-    pub peers: Vec<PeerSpec>,
+    #[schemars(length(max = 1000))]
+    pub partners: Vec<PartnerSpec>,
 
     /// Name resolution.
     #[serde(default)]

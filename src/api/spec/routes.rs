@@ -4,33 +4,22 @@ use kube::KubeSchema;
 use serde::{Deserialize, Serialize};
 use xmpp_federation_core::edge_config::{PrivacyMode, TlsMode};
 
-use crate::api::values::DomainName;
+use crate::api::values::RemoteName;
 
-/// Which remote domains may federate; exact names.
+/// Which remote domains may federate.
 #[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq, Default)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("self.mode != 'AllowAll' || !has(self.domains) || self.domains.size() == 0").message("AllowAll takes no list; remove domains, or choose AllowList or DenyList").field_path(".domains"))]
 pub struct PrivacySpec {
-    /// AllowList (domains of staticRoutes and peers are admitted beside the listed ones; without any nothing
-    /// federates), DenyList (the list wins over staticRoutes and peers) or AllowAll. Default AllowList.
+    /// AllowList (the listed domains and partners are admitted; without any nothing federates), DenyList (the list
+    /// wins over partners) or AllowAll. Default AllowList.
     #[serde(default)]
     pub mode: PrivacyMode,
-    /// The listed domains.
+    /// The listed domains. *.partner.example covers all domains below partner.example, and not that one itself.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Set)]
     #[schemars(length(max = 1000))]
-    pub domains: Vec<DomainName>,
-}
-
-/// Fixed addresses of a remote domain.
-#[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq)]
-#[serde(rename_all = "camelCase")]
-pub struct StaticRouteSpec {
-    /// The remote domain.
-    pub domain: DomainName,
-    /// Its addresses, all of equal priority.
-    #[schemars(length(min = 1, max = 8))]
-    pub addresses: Vec<HostAndPort>,
+    pub domains: Vec<RemoteName>,
 }
 
 /// A host and a port.
@@ -50,16 +39,36 @@ fn s2s_port() -> i32 {
     5269
 }
 
-/// Policy towards one remote domain.
+/// A remote domain, or all domains below one, with terms or hosts of its own.
 #[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("!has(self.tlsMode) || self.tlsMode != 'Disabled' || ((!has(self.requireCertificate) || !self.requireCertificate) && (!has(self.pinnedSha256) || self.pinnedSha256.size() == 0))").message("a certificate cannot be required where tlsMode is Disabled; choose Required, or remove requireCertificate and pinnedSha256").field_path(".tlsMode"))]
-pub struct PeerSpec {
-    /// The remote domain.
-    pub domain: DomainName,
+pub struct PartnerSpec {
+    /// The remote domain. *.partner.example covers all domains below partner.example, and not that one itself.
+    pub domain: RemoteName,
+    /// Security mode and certificates.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<PartnerTlsSpec>,
+    /// Hosts used instead of DNS, all of equal priority. A domain with a route never falls back to DNS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 8))]
+    pub route: Option<Vec<HostAndPort>>,
+    /// Bounds on what is taken from it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limits: Option<PartnerLimitsSpec>,
+    /// A note for administrators.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 256))]
+    pub comment: Option<String>,
+}
+
+/// Security mode and certificates of a partner; what is absent is as in spec.tls.
+#[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq, Default)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!has(self.mode) || self.mode != 'Disabled' || ((!has(self.requireCertificate) || !self.requireCertificate) && (!has(self.pinnedSha256) || self.pinnedSha256.size() == 0))").message("a certificate cannot be required where tls.mode is Disabled; choose Required, or remove requireCertificate and pinnedSha256").field_path(".mode"))]
+pub struct PartnerTlsSpec {
     /// Required, Optional or Disabled.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub tls_mode: Option<TlsMode>,
+    pub mode: Option<TlsMode>,
     /// Whether its certificate must be valid and name it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub require_certificate: Option<bool>,
@@ -67,6 +76,13 @@ pub struct PeerSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 4), inner(length(max = 95)))]
     pub pinned_sha256: Vec<String>,
+}
+
+/// Bounds on what is taken from a partner; what is absent is as in spec.edge.limits. The domains that a wildcard
+/// covers share its rates.
+#[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq, Default)]
+#[serde(rename_all = "camelCase")]
+pub struct PartnerLimitsSpec {
     /// Largest stanza taken from it, bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 10_000, max = 16_777_216))]

@@ -66,8 +66,7 @@ pub fn edge_config(valid: &ValidSpec, links: &RouterAddresses) -> EdgeConfig {
             min_version: valid.tls.min_version,
         },
         privacy: valid.privacy.clone(),
-        static_routes: valid.static_routes.clone(),
-        peers: valid.peers.clone(),
+        partners: valid.partners.clone(),
         dns: Dns {
             resolvers: valid.resolvers.clone(),
             allow_private_targets: valid.allow_private.clone(),
@@ -136,12 +135,14 @@ mod tests {
     #[case("", Value::Null)]
     #[case("/privacy", json!({"mode": "DenyList", "domains": ["bad.example"]}))]
     #[case("/privacy", json!({"mode": "AllowAll"}))]
-    #[case("/staticRoutes", json!([{"domain": "vngtp.lab", "addresses": [{"host": "198.51.100.20", "port": 5270}]}]))]
-    #[case("/edge/limits", json!({"maxStanzaBytes": 20000, "idleTimeout": "5m"}))]
+    #[case("/partners", json!([{"domain": "vngtp.lab", "route": [{"host": "198.51.100.20", "port": 5270}]}]))]
+    #[case("/partners", json!([{"domain": "vngtp.lab", "route": [{"host": "2001:db8::20"}, {"host": "edge_1.vngtp.lab"}], "comment": "tel. 12345"}, {"domain": "*.vngtp.lab", "tls": {}, "limits": {}}]))]
+    #[case("/edge/limits", json!({"maxStanzaBytes": 20000, "idleTimeout": "5m", "messagesPerSecond": 500, "bytesPerSecond": 1_000_000}))]
+    #[case("/privacy", json!({"domains": ["*.partner.example", "partner.example"]}))]
     #[case("/tls", json!({"minVersion": "VersionTLS13", "trustAnchors": {"system": false, "secretRef": {"name": "a", "key": "b"}}}))]
     #[case("/tls", json!({"mode": "Optional", "requireClientCertificates": true, "clientCertificate": {"secretRef": {"name": "c"}}, "revocationLists": {"configMapRef": {"name": "r", "key": "crl.pem"}}}))]
     #[case("/tls", json!({"mode": "Disabled"}))]
-    #[case("/peers", json!([{"domain": "vngtp.lab", "tlsMode": "Optional", "maxStanzaBytes": 20000, "messagesPerSecond": 50, "bytesPerSecond": 100_000}, {"domain": "other.lab", "requireCertificate": true, "pinnedSha256": ["AB:cdabcdabcdabcdabcdabcdabcdabcdabcdabcdabcdabcdabcdabcdabcdabcd"]}]))]
+    #[case("/partners", json!([{"domain": "vngtp.lab", "tls": {"mode": "Optional"}, "limits": {"maxStanzaBytes": 20000, "messagesPerSecond": 50, "bytesPerSecond": 100_000}}, {"domain": "other.lab", "tls": {"requireCertificate": true, "pinnedSha256": ["AB:cdabcdabcdabcdabcdabcdabcdabcdabcdabcdabcdabcdabcdabcdabcdabcd"]}}]))]
     #[case("/edge/directTls", json!({"enabled": true}))]
     #[case("/edge/proxyProtocol", json!({"trustedSources": ["192.0.2.0/24"]}))]
     #[case("/activation", json!("Prepared"))]

@@ -96,6 +96,7 @@ pub fn all(valid: &ValidSpec, material: &Material, topology: &Topology) -> Resul
     let config = edge_config(valid, &links);
     accepted_by_the_edge(&config)?;
     let text = config.to_yaml();
+    fits_a_config_map(&text)?;
     let config_hash = sha256(text.as_bytes());
     let mounted_hash = secrets::mounted_hash(&config_hash, material);
     let mountable = material.dialback.is_ok()
@@ -142,12 +143,25 @@ pub fn accepted_by_the_edge(config: &EdgeConfig) -> Result<(), Refusal> {
     let sentence = |problem: &Problem| {
         let section = problem.field.split(['.', '[']).next().unwrap_or_default();
         match section {
-            "privacy" | "staticRoutes" | "peers" | "tls" => format!("spec.{problem}"),
+            "privacy" | "partners" | "tls" => format!("spec.{problem}"),
             "limits" | "proxyProtocol" => format!("spec.edge.{problem}"),
             _ => format!("spec gives the edge a value that it refuses: {problem}"),
         }
     };
     Err(Refusal::Invalid(problems.iter().map(sentence).collect()))
+}
+
+/// The API server refuses a ConfigMap with more, with words that name no field of the spec.
+const MOST_CONFIG_BYTES: usize = 1024 * 1024;
+
+fn fits_a_config_map(text: &str) -> Result<(), Refusal> {
+    if text.len() <= MOST_CONFIG_BYTES {
+        return Ok(());
+    }
+    Err(Refusal::Invalid(vec![format!(
+        "spec.partners and spec.privacy.domains: they make a configuration of {} bytes for the edge, and a ConfigMap holds {MOST_CONFIG_BYTES}; name fewer domains and hosts, or wildcards such as *.example.com",
+        text.len()
+    )]))
 }
 
 /// The routers that pods dial: not those whose secret is missing, as they would refuse the link. The

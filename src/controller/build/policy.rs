@@ -63,10 +63,8 @@ pub fn policy(valid: &ValidSpec, links: &RouterAddresses) -> NetworkPolicy {
             egress.push(to_hosts(routers, imp.router_port));
         }
     }
-    for route in &valid.static_routes {
-        for address in &route.addresses {
-            egress.extend(host(&address.host).map(|host| to_hosts(vec![host], address.port)));
-        }
+    for target in valid.partners.iter().flat_map(|partner| &partner.route) {
+        egress.extend(host(&target.host).map(|host| to_hosts(vec![host], target.port)));
     }
     let mut internet = vec![port("TCP", 5269)];
     if valid.direct_tls {

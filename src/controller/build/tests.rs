@@ -12,8 +12,9 @@ use xmpp_federation_core::SecretBytes;
 
 use super::material::{Certificate, Dialback, Material, RouterSecret};
 use super::{DesiredObject, DesiredObjects, RouterAddresses, Topology, all};
+use crate::api::spec as api;
 use crate::controller::testing::{entry, spec, spec_with, validated};
-use crate::controller::validate::ValidSpec;
+use crate::controller::validate::{Refusal, ValidSpec};
 use crate::tls::KeyMaterial;
 
 fn bytes(text: &str) -> SecretBytes {
@@ -62,7 +63,7 @@ fn everything() -> Value {
         "edge": {
             "hostname": "eft-xwye-a.coluc.com", "replicas": 3, "slots": 4, "image": "edge:2", "imagePullPolicy": "Always",
             "directTls": {"enabled": true}, "proxyProtocol": {"trustedSources": ["192.0.2.0/24"]},
-            "limits": {"maxStanzaBytes": 20000, "idleTimeout": "5m"}, "drainDelay": "30s",
+            "limits": {"maxStanzaBytes": 20000, "messagesPerSecond": 500, "idleTimeout": "5m"}, "drainDelay": "30s",
             "service": {
                 "type": "LoadBalancer", "annotations": {"example.com/pool": "a"}, "loadBalancerClass": "example.com/lb",
                 "externalTrafficPolicy": "Cluster", "loadBalancerSourceRanges": ["198.51.100.0/24"],
@@ -96,10 +97,13 @@ fn everything() -> Value {
             "trustAnchors": {"system": false, "secretRef": {"name": "anchors", "key": "ca.pem"}},
         },
         "dns": {"resolvers": ["192.0.2.53"], "allowPrivateTargets": ["10.1.0.0/16", "fd00::/8"]},
-        "staticRoutes": [{"domain": "routed.lab", "addresses": [
-            {"host": "198.51.100.20", "port": 5270}, {"host": "2001:db8::20"}, {"host": "edge.routed.lab"},
-        ]}],
-        "peers": [{"domain": "peer.lab", "tlsMode": "Required", "requireCertificate": true, "messagesPerSecond": 50}],
+        "partners": [
+            {"domain": "routed.lab", "route": [
+                {"host": "198.51.100.20", "port": 5270}, {"host": "2001:db8::20"}, {"host": "edge.routed.lab"},
+            ], "comment": "their administrators are reached under 12345"},
+            {"domain": "peer.lab", "tls": {"mode": "Required", "requireCertificate": true}, "limits": {"messagesPerSecond": 50}},
+            {"domain": "*.peer.lab"},
+        ],
     });
     let (Value::Object(spec), Value::Object(fields)) = (&mut spec, fields) else {
         unreachable!("objects")
@@ -154,6 +158,37 @@ fn the_objects_are_the_committed_ones(#[case] name: &str, #[case] spec: Value) {
         // What is sent is hashed: not even the order of fields may change.
         assert_eq!(built.to_string(), committed.to_string());
     }
+}
+
+#[test]
+fn a_configuration_that_no_config_map_holds_is_refused_with_its_size() {
+    let hosts: Vec<Value> = (0..8)
+        .map(|n| json!({"host": format!("{}.{}{n}.example", "h".repeat(60), "h".repeat(30))}))
+        .collect();
+    let entry = |n| json!({"domain": format!("{}{n}.example", "d".repeat(50)), "route": hosts});
+    let build = |count: usize| {
+        let mut spec: api::XmppFederationSpec = serde_json::from_value(spec()).unwrap();
+        spec.partners = serde_json::from_value((0..count).map(entry).collect()).unwrap();
+        let valid = validated(&spec).unwrap();
+        let topology = Topology {
+            routers: RouterAddresses::new(),
+            pods: 2,
+            unsure: false,
+        };
+        all(&valid, &material(&valid), &topology).map(|_| ())
+    };
+    assert_eq!(build(900), Ok(()));
+    let Err(Refusal::Invalid(sentences)) = build(1000) else {
+        unreachable!("refused")
+    };
+    let [sentence] = &sentences[..] else {
+        unreachable!("one sentence")
+    };
+    assert!(
+        sentence.starts_with("spec.partners and spec.privacy.domains: "),
+        "{sentence}"
+    );
+    assert!(sentence.contains("a ConfigMap holds 1048576"), "{sentence}");
 }
 
 fn objects(desired: &DesiredObjects) -> Vec<Value> {

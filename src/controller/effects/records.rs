@@ -1,11 +1,12 @@
 //! Public records: our own, and partners' beside them, each looked at when it is due, and at once when the
 //! question changed.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use xmpp_federation_core::Domain;
-use xmpp_federation_core::edge_config::PrivacyMode;
+use xmpp_federation_core::edge_config::{Partner, PrivacyMode};
+use xmpp_federation_core::{Domain, DomainMap};
 
 use crate::api::status::{self, XmppFederationStatus};
 use crate::backoff::doubled;
@@ -46,17 +47,18 @@ impl Records {
     }
 }
 
-/// Remote domains that an allow list admits and that are found by DNS.
+/// Remote domains that an allow list admits by name and that are found by DNS.
 fn looked_up(valid: &ValidSpec) -> Vec<Domain> {
     if valid.privacy.mode != PrivacyMode::AllowList {
         return Vec::new();
     }
-    let routed = |d: &Domain| valid.static_routes.iter().any(|r| r.domain == *d);
-    let mut partners = valid.privacy.domains.clone();
-    let peers = valid.peers.iter().map(|peer| &peer.domain);
-    partners.extend(peers.filter(|d| !valid.privacy.domains.contains(d)).cloned());
-    partners.retain(|d| !routed(d));
-    partners
+    let entries = valid.partners.iter().map(|partner| (partner.domain.clone(), partner));
+    let entries: DomainMap<&Partner> = entries.collect();
+    let routed = |domain: &Domain| entries.get(domain).is_some_and(|partner| !partner.route.is_empty());
+    let mut known = HashSet::new();
+    let named = valid.named_partners();
+    let named = named.filter(|domain| known.insert(*domain) && !routed(domain));
+    named.cloned().collect()
 }
 
 /// The time between two looks.
@@ -178,6 +180,11 @@ fn take(records: &mut Records, seen: &Observation<RecordsAnswer>) {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use super::*;
+    use crate::controller::testing::{spec_with, validated};
+    use rstest::rstest;
+    use serde_json::json;
+
+    const ROUTE: &str = "198.51.100.20";
 
     #[test]
     fn what_another_process_found_of_a_partner_stands_while_dns_gives_no_answer() {
@@ -209,5 +216,33 @@ mod tests {
         // What it found of our own is looked at anew.
         let own = [found(RecordState::Verified, "")];
         assert_eq!(told(Some(&written(&own))), []);
+    }
+
+    /// Partners behind which a host stands have a route.
+    #[rstest]
+    #[case::listed("AllowList", &["a.example"], &[], &["a.example"])]
+    #[case::partner("AllowList", &[], &[("a.example", "")], &["a.example"])]
+    #[case::both("AllowList", &["a.example"], &[("a.example", "")], &["a.example"])]
+    #[case::a_wildcard_names_nobody("AllowList", &["*.a.example"], &[("*.b.example", "")], &[])]
+    #[case::routed("AllowList", &["a.example"], &[("a.example", ROUTE), ("b.example", ROUTE)], &[])]
+    #[case::routed_by_a_wildcard("AllowList", &["x.a.example", "a.example"], &[("*.a.example", ROUTE)], &["a.example"])]
+    #[case::an_exact_entry_without_route("AllowList", &[], &[("*.a.example", ROUTE), ("x.a.example", "")], &["x.a.example"])]
+    #[case::others_federate_too("AllowAll", &[], &[("a.example", "")], &[])]
+    #[case::denied("DenyList", &["a.example"], &[("a.example", ""), ("b.example", "")], &[])]
+    fn the_records_of_named_partners_without_a_route_are_looked_up(
+        #[case] mode: &str,
+        #[case] listed: &[&str],
+        #[case] partners: &[(&str, &str)],
+        #[case] expected: &[&str],
+    ) {
+        let partners = partners.iter().map(|(domain, host)| match *host {
+            "" => json!({"domain": domain}),
+            host => json!({"domain": domain, "route": [{"host": host}]}),
+        });
+        let mut spec = spec_with("/privacy", json!({"mode": mode, "domains": listed}));
+        spec.partners = serde_json::from_value(partners.collect()).unwrap();
+        let found = looked_up(&validated(&spec).unwrap());
+        let found: Vec<&str> = found.iter().map(Domain::as_str).collect();
+        assert_eq!(found, expected);
     }
 }

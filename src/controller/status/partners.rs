@@ -9,14 +9,10 @@ use crate::records::RecordState;
 
 pub(super) fn verdict(inputs: &Inputs<'_>) -> Verdict {
     let valid = inputs.valid;
-    if valid.privacy.mode == PrivacyMode::AllowList
-        && valid.privacy.domains.is_empty()
-        && valid.static_routes.is_empty()
-        && valid.peers.is_empty()
-    {
+    if valid.privacy.mode == PrivacyMode::AllowList && valid.privacy.domains.is_empty() && valid.partners.is_empty() {
         return Verdict::no(
             Reason::EmptyAllowList,
-            "the allow list is empty, so nothing federates; list partners in spec.privacy.domains",
+            "the allow list is empty, so nothing federates; list remote domains in spec.privacy.domains or spec.partners",
         );
     }
     let failing = answering(&inputs.view.pods)
@@ -47,7 +43,7 @@ pub(super) fn verdict(inputs: &Inputs<'_>) -> Verdict {
     if !inputs.effects.records.partners_seen {
         return Verdict::unknown(Reason::NotLookedYet, "the records of partners were not looked at yet");
     }
-    if valid.privacy.mode != PrivacyMode::AllowList && valid.static_routes.is_empty() && valid.peers.is_empty() {
+    if valid.named_partners().next().is_none() {
         return Verdict::unknown(Reason::NoPartners, "no partner is configured by name");
     }
     let mut records = inputs.effects.records.found.iter();
@@ -62,6 +58,7 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use super::super::testing::{status, verdict, world};
     use crate::api::conditions::{Status, Type};
+    use rstest::rstest;
     use serde_json::{Value, json};
     use xmpp_federation_core::edge_status::PartnerFailure;
 
@@ -101,8 +98,36 @@ mod tests {
             (verdict.status, verdict.reason.as_str())
         };
         assert_eq!(verdict_of(&world), (Status::False, "EmptyAllowList"));
-        // An entry in peers admits its domain.
-        world.valid.peers = vec![serde_json::from_value(json!({"domain": "vngtp.lab"})).unwrap()];
+        // An entry in partners admits its domain.
+        world.valid.partners = vec![serde_json::from_value(json!({"domain": "vngtp.lab"})).unwrap()];
         assert_eq!(verdict_of(&world).0, Status::True);
+    }
+
+    /// Only a partner that is named can fail.
+    #[rstest]
+    #[case::allowed("AllowList", &["vngtp.lab"], &[], Status::True)]
+    #[case::partner("AllowList", &[], &["vngtp.lab"], Status::True)]
+    #[case::below("AllowList", &[], &["*.vngtp.lab"], Status::Unknown)]
+    #[case::listed_below("AllowList", &["*.vngtp.lab"], &[], Status::Unknown)]
+    #[case::both("AllowList", &[], &["*.vngtp.lab", "vngtp.lab"], Status::True)]
+    #[case::everybody("AllowAll", &[], &[], Status::Unknown)]
+    #[case::everybody_and_a_partner("AllowAll", &[], &["vngtp.lab"], Status::True)]
+    #[case::denied("DenyList", &["bad.example"], &[], Status::Unknown)]
+    #[case::denied_partner("DenyList", &["vngtp.lab"], &["vngtp.lab"], Status::Unknown)]
+    #[case::partner_below_a_denied_wildcard("DenyList", &["*.vngtp.lab"], &["a.vngtp.lab"], Status::Unknown)]
+    #[case::partner_beside_the_denied("DenyList", &["*.vngtp.lab"], &["vngtp.lab"], Status::True)]
+    fn partners_are_reachable_as_far_as_any_is_named(
+        #[case] mode: &str,
+        #[case] listed: &[&str],
+        #[case] partners: &[&str],
+        #[case] expected: Status,
+    ) {
+        let mut world = world("/privacy", json!({"mode": mode, "domains": listed}));
+        let partners = partners.iter().map(|name| json!({"domain": name}));
+        world.valid.partners = partners.map(|entry| serde_json::from_value(entry).unwrap()).collect();
+        let verdict = verdict(&world, Type::PartnersReachable);
+        assert_eq!(verdict.status, expected, "{}", verdict.message);
+        let unknown = (expected == Status::Unknown).then_some("NoPartners");
+        assert_eq!(verdict.reason.as_str(), unknown.unwrap_or("AsWanted"));
     }
 }

@@ -68,6 +68,8 @@ pub(super) fn limits(spec: &LimitsSpec) -> Limits {
     let d = Limits::default();
     Limits {
         max_stanza_bytes: usize_or(spec.max_stanza_bytes, d.max_stanza_bytes),
+        messages_per_second: spec.messages_per_second.and_then(|rate| u32::try_from(rate).ok()),
+        bytes_per_second: spec.bytes_per_second.and_then(|rate| u64::try_from(rate).ok()),
         max_unauthenticated_bytes: usize_or(spec.max_unauthenticated_bytes, d.max_unauthenticated_bytes),
         max_connections: given(spec.max_connections),
         max_connections_per_address: usize_or(spec.max_connections_per_address, d.max_connections_per_address),

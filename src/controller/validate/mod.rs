@@ -10,22 +10,22 @@ mod tests;
 use std::net::IpAddr;
 use std::str::FromStr;
 
-use xmpp_federation_core::edge_config::{Cidr, HumanDuration, Limits, Peer, Privacy, StaticRoute, TlsMode};
+use xmpp_federation_core::edge_config::{Cidr, HumanDuration, Limits, Partner, Privacy, PrivacyMode, TlsMode};
 use xmpp_federation_core::fingerprint::{Fingerprint, FingerprintError};
-use xmpp_federation_core::{ComponentId, Domain};
+use xmpp_federation_core::{ComponentId, Domain, DomainError, DomainMap, DomainPattern};
 
 use super::names::Owner;
 use crate::api::bounds;
 use crate::api::later;
 use crate::api::spec::{NetworkPolicySpec, PodSpec, PullPolicy, ServiceSpec, XmppFederationSpec};
-use crate::api::values::DomainName;
+use crate::api::values::{DomainName, RemoteName};
 use claims::used_twice;
 pub use claims::{Claim, claim};
 use clusters::clusters;
 pub use clusters::{ImpCluster, dropped_entry};
 pub use edge::TlsTerms;
 use edge::{limits, proxy_sources, tls_terms};
-use partners::{peers, static_routes};
+use partners::partners;
 
 /// What the operator itself adds to every resource.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,11 +74,10 @@ pub struct ValidSpec {
     pub direct_tls: bool,
     /// Load balancers whose PROXY headers are believed.
     pub proxy_sources: Vec<Cidr>,
-    /// Policy per remote domain.
-    pub peers: Vec<Peer>,
+    /// Remote domains with terms or hosts of their own.
+    pub partners: Vec<Partner>,
     /// The remote domains that may federate.
     pub privacy: Privacy,
-    pub static_routes: Vec<StaticRoute>,
     /// Resolvers that see public DNS.
     pub resolvers: Vec<IpAddr>,
     /// Private networks that DNS may lead to.
@@ -88,6 +87,20 @@ pub struct ValidSpec {
     /// The clusters of IM and Presence, in the order of the spec; at least one.
     pub imp: Vec<ImpCluster>,
     pub operator_namespace: String,
+}
+
+impl ValidSpec {
+    /// The remote domains that federate and that the spec names themselves; a wildcard names none. A domain may come
+    /// twice.
+    pub fn named_partners(&self) -> impl Iterator<Item = &Domain> {
+        let Privacy { mode, domains } = &self.privacy;
+        let allowed = domains.iter().filter(|_| *mode == PrivacyMode::AllowList);
+        let partners = self.partners.iter().map(|partner| &partner.domain);
+        let denied = domains.iter().filter(|_| *mode == PrivacyMode::DenyList);
+        let denied: DomainMap<()> = denied.map(|domain| (domain.clone(), ())).collect();
+        let named = allowed.chain(partners).filter_map(DomainPattern::exact);
+        named.filter(move |domain| denied.get(domain).is_none())
+    }
 }
 
 /// Why a spec is refused.
@@ -115,6 +128,17 @@ impl Problems {
             .iter()
             .enumerate()
             .filter_map(|(i, name)| self.domain(&format!("{field}[{i}]"), name))
+            .collect()
+    }
+    fn pattern(&mut self, field: &str, name: &RemoteName) -> Option<DomainPattern> {
+        name.0
+            .parse()
+            .map_err(|e: DomainError| self.0.push(format!("{field}: {e}")))
+            .ok()
+    }
+    fn patterns(&mut self, field: &str, names: &[RemoteName]) -> Vec<DomainPattern> {
+        let each = names.iter().enumerate();
+        each.filter_map(|(i, name)| self.pattern(&format!("{field}[{i}]"), name))
             .collect()
     }
     fn parsed<T: FromStr>(&mut self, field: &str, text: &str, wanted: &str) -> Option<T> {
@@ -174,9 +198,8 @@ pub fn run<'a>(
     }
     let privacy = Privacy {
         mode: spec.privacy.mode,
-        domains: problems.domains("spec.privacy.domains", &spec.privacy.domains),
+        domains: problems.patterns("spec.privacy.domains", &spec.privacy.domains),
     };
-    let static_routes = static_routes(&mut problems, spec);
     let slots = spec.slots();
     let replicas = u16::try_from(spec.edge.replicas.max(0)).unwrap_or(0);
     if replicas > slots {
@@ -200,7 +223,7 @@ pub fn run<'a>(
         A_NETWORK,
     );
     let proxy_sources = proxy_sources(&mut problems, spec);
-    let peers = peers(&mut problems, spec);
+    let partners = partners(&mut problems, spec);
     let direct_tls = spec.edge.direct_tls.as_ref().is_some_and(|d| d.enabled);
     if direct_tls && spec.tls.mode == TlsMode::Disabled {
         problems.0.push(
@@ -240,9 +263,8 @@ pub fn run<'a>(
         tls: tls_terms(spec),
         direct_tls,
         proxy_sources,
-        peers,
+        partners,
         privacy,
-        static_routes,
         resolvers,
         allow_private,
         deny: settings.cluster_networks.clone(),

@@ -1,48 +1,57 @@
-//! What is said of single remote domains: fixed addresses and terms.
+//! What is said of single remote domains: terms, and hosts used instead of DNS.
 
-use xmpp_federation_core::edge_config::{HostPort, Peer, StaticRoute};
+use xmpp_federation_core::edge_config::{Partner, PartnerLimits, PartnerTls, RouteHost};
 
 use super::Problems;
-use crate::api::spec::XmppFederationSpec;
+use crate::api::spec::{HostAndPort, PartnerLimitsSpec, PartnerTlsSpec, XmppFederationSpec};
 
-pub(super) fn static_routes(problems: &mut Problems, spec: &XmppFederationSpec) -> Vec<StaticRoute> {
-    let mut routes = Vec::new();
-    for (i, route) in spec.static_routes.iter().enumerate() {
-        let field = format!("spec.staticRoutes[{i}]");
-        let Some(domain) = problems.domain(&format!("{field}.domain"), &route.domain) else {
+/// In the edge's words, without the comments: a comment that changes is no change of the configuration.
+pub(super) fn partners(problems: &mut Problems, spec: &XmppFederationSpec) -> Vec<Partner> {
+    let mut partners = Vec::with_capacity(spec.partners.len());
+    for (i, partner) in spec.partners.iter().enumerate() {
+        let field = format!("spec.partners[{i}]");
+        let tls = partner.tls.as_ref();
+        let tls = tls.map(|spec| tls_terms(problems, &format!("{field}.tls"), spec));
+        if partner.route.as_ref().is_some_and(Vec::is_empty) {
+            problems.0.push(format!(
+                "{field}.route: is empty; give at least one host, or remove it so that DNS is used"
+            ));
+        }
+        let hosts = partner.route.iter().flatten().enumerate();
+        let route = hosts.map(|(n, host)| route_host(problems, &format!("{field}.route[{n}]"), host));
+        let route = route.collect();
+        let Some(domain) = problems.pattern(&format!("{field}.domain"), &partner.domain) else {
             continue;
         };
-        let addresses = route
-            .addresses
-            .iter()
-            .enumerate()
-            .map(|(n, a)| HostPort {
-                host: a.host.clone(),
-                port: problems.port(&format!("{field}.addresses[{n}].port"), a.port),
-            })
-            .collect();
-        routes.push(StaticRoute { domain, addresses });
-    }
-    routes
-}
-
-pub(super) fn peers(problems: &mut Problems, spec: &XmppFederationSpec) -> Vec<Peer> {
-    let mut peers: Vec<Peer> = Vec::new();
-    for (i, peer) in spec.peers.iter().enumerate() {
-        let field = format!("spec.peers[{i}]");
-        let Some(domain) = problems.domain(&format!("{field}.domain"), &peer.domain) else {
-            continue;
-        };
-        let pinned_sha256 = problems.pins(&format!("{field}.pinnedSha256"), &peer.pinned_sha256);
-        peers.push(Peer {
-            domain,
-            tls_mode: peer.tls_mode,
-            require_certificate: peer.require_certificate,
-            pinned_sha256,
-            max_stanza_bytes: peer.max_stanza_bytes.and_then(|n| usize::try_from(n).ok()),
-            messages_per_second: peer.messages_per_second.and_then(|n| u32::try_from(n).ok()),
-            bytes_per_second: peer.bytes_per_second.and_then(|n| u64::try_from(n).ok()),
+        partners.push(Partner {
+            tls: tls.unwrap_or_default(),
+            route,
+            limits: partner.limits.as_ref().map(limits).unwrap_or_default(),
+            ..Partner::new(domain)
         });
     }
-    peers
+    partners
+}
+
+fn tls_terms(problems: &mut Problems, field: &str, spec: &PartnerTlsSpec) -> PartnerTls {
+    PartnerTls {
+        mode: spec.mode,
+        require_certificate: spec.require_certificate,
+        pinned_sha256: problems.pins(&format!("{field}.pinnedSha256"), &spec.pinned_sha256),
+    }
+}
+
+fn route_host(problems: &mut Problems, field: &str, spec: &HostAndPort) -> RouteHost {
+    RouteHost {
+        host: spec.host.clone(),
+        port: problems.port(&format!("{field}.port"), spec.port),
+    }
+}
+
+fn limits(spec: &PartnerLimitsSpec) -> PartnerLimits {
+    PartnerLimits {
+        max_stanza_bytes: spec.max_stanza_bytes.and_then(|n| usize::try_from(n).ok()),
+        messages_per_second: spec.messages_per_second.and_then(|n| u32::try_from(n).ok()),
+        bytes_per_second: spec.bytes_per_second.and_then(|n| u64::try_from(n).ok()),
+    }
 }

@@ -101,6 +101,13 @@ fn listeners_and_trusted_sources_are_checked(#[case] more: &str, #[case] says: &
 #[case("idleTimeout: 0h", "line 22: limits.idleTimeout: 0ms is too short")]
 #[case("idleTimeout: 1000ms", "")]
 #[case("maxDepth: 256", "")]
+#[case(
+    "messagesPerSecond: 0",
+    "line 22: limits.messagesPerSecond: is 0, so nothing would be taken; give 1 or more, or remove it"
+)]
+#[case("bytesPerSecond: 999", "line 22: limits.bytesPerSecond: is less than 1000")]
+#[case("messagesPerSecond: 1", "")]
+#[case("bytesPerSecond: 1000", "")]
 #[case("maxDepth: 257", "line 22: limits.maxDepth: 257 is too large")]
 fn limits_that_let_nobody_in_are_refused(#[case] limit: &str, #[case] says: &str) {
     match EdgeConfig::from_yaml(&format!("{GOOD}limits:\n  {limit}\n")) {
@@ -126,10 +133,10 @@ fn direct_tls_without_tls_is_refused() {
 
 #[test]
 fn a_domain_both_hosted_and_routed_is_refused() {
-    let text = format!("{GOOD}staticRoutes:\n- domain: coluc.com\n  addresses: ['198.51.100.20:5269']\n");
+    let text = format!("{GOOD}partners:\n- domain: coluc.com\n  route: [{{host: 198.51.100.20}}]\n");
     let error = EdgeConfig::from_yaml(&text).unwrap_err().to_string();
     assert!(
-        error.contains("line 22: staticRoutes[0].domain: coluc.com is hosted here"),
+        error.contains("line 22: partners[0].domain: coluc.com is hosted here"),
         "{error}"
     );
 }
@@ -156,7 +163,7 @@ const CERTIFICATES: &str = "  certificates:\n  - certificateFile: /tls/tls.crt\n
 #[case::nothing_to_show_to_a_peer(
     "mode: Required\n  certificates:\n  - certificateFile: /tls/tls.crt\n    privateKeyFile: /tls/tls.key\n",
     "mode: Disabled\n",
-    "- domain: vngtp.lab\n  tlsMode: Required\n",
+    "- domain: vngtp.lab\n  tls: {mode: Required}\n",
     Some("tls.certificates: is empty")
 )]
 #[case::nothing_needed_without_tls(
@@ -165,82 +172,133 @@ const CERTIFICATES: &str = "  certificates:\n  - certificateFile: /tls/tls.crt\n
     "",
     None
 )]
-#[case::peer("", "", "- domain: vngtp.lab\n  tlsMode: Disabled\n", None)]
+#[case::peer("", "", "- domain: vngtp.lab\n  tls: {mode: Disabled}\n", None)]
 #[case::hosted_peer(
     "",
     "",
     "- domain: coluc.com\n",
-    Some("line 22: peers[0].domain: coluc.com is hosted here")
+    Some("line 22: partners[0].domain: coluc.com is hosted here")
 )]
 #[case::peer_twice(
     "",
     "",
     "- domain: a.example\n- domain: a.example\n",
-    Some("line 23: peers[1].domain: a.example has two entries")
+    Some("line 23: partners[1].domain: a.example has two entries")
+)]
+#[case::wildcard(
+    "",
+    "",
+    "- domain: '*.a.example'\n- domain: a.example\n- domain: b.a.example\n",
+    None
+)]
+#[case::wildcard_above_a_hosted_name("", "", "- domain: '*.coluc.com'\n", None)]
+#[case::wildcard_twice(
+    "",
+    "",
+    "- domain: '*.a.example'\n- domain: '*.a.example'\n",
+    Some("line 23: partners[1].domain: *.a.example has two entries")
+)]
+#[case::wildcard_of_a_top_level_domain(
+    "",
+    "",
+    "- domain: '*.example'\n",
+    Some("line 22: partners[0]: \"*.example\" covers a whole top-level domain")
+)]
+#[case::wildcard_in_another_spelling(
+    "",
+    "",
+    "- domain: '*.bücher.example'\n",
+    Some("write \"*.xn--bcher-kva.example\"")
+)]
+#[case::listed_and_partner("", "", "- domain: vngtp.lab\n  tls: {mode: Optional}\n", None)]
+#[case::route(
+    "",
+    "",
+    "- domain: a.example\n  route:\n  - host: 2001:db8::1\n  - {host: edge_1.a.example, port: 5270}\n",
+    None
+)]
+#[case::wildcard_with_route("", "", "- domain: '*.a.example'\n  route: [{host: 192.0.2.1}]\n", None)]
+#[case::route_without_host(
+    "",
+    "",
+    "- domain: a.example\n  route: []\n",
+    Some("line 22: partners[0]: the route is empty; give at least one host, or remove it so that DNS is used")
+)]
+#[case::host_with_port(
+    "",
+    "",
+    "- domain: a.example\n  route:\n  - host: 192.0.2.1:5269\n",
+    Some("line 24: partners[0].route[0].host: \"192.0.2.1:5269\" is not a host; write a name")
+)]
+#[case::port(
+    "",
+    "",
+    "- domain: a.example\n  route:\n  - host: 192.0.2.1\n    port: 0\n",
+    Some("line 25: partners[0].route[0].port: 0 is not a TCP port")
 )]
 #[case::pin(
     "",
     "",
-    "- domain: a.example\n  pinnedSha256: [AA:BB]\n",
-    Some("line 23: peers[0].pinnedSha256: \"AA:BB\" is not a SHA-256 fingerprint")
+    "- domain: a.example\n  tls: {pinnedSha256: [AA:BB]}\n",
+    Some("line 23: partners[0].tls.pinnedSha256: \"AA:BB\" is not a SHA-256 fingerprint")
 )]
 #[case::small_stanzas(
     "",
     "",
-    "- domain: a.example\n  maxStanzaBytes: 9999\n",
-    Some("line 23: peers[0].maxStanzaBytes: is less than 10000")
+    "- domain: a.example\n  limits: {maxStanzaBytes: 9999}\n",
+    Some("line 23: partners[0].limits.maxStanzaBytes: is less than 10000")
 )]
 #[case::no_messages(
     "",
     "",
-    "- domain: a.example\n  messagesPerSecond: 0\n",
-    Some("line 23: peers[0].messagesPerSecond: is 0")
+    "- domain: a.example\n  limits: {messagesPerSecond: 0}\n",
+    Some("line 23: partners[0].limits.messagesPerSecond: is 0")
 )]
 #[case::no_bytes(
     "",
     "",
-    "- domain: a.example\n  bytesPerSecond: 999\n",
-    Some("line 23: peers[0].bytesPerSecond: is less than 1000")
+    "- domain: a.example\n  limits: {bytesPerSecond: 999}\n",
+    Some("line 23: partners[0].limits.bytesPerSecond: is less than 1000")
 )]
 #[case::rates(
     "",
     "",
-    "- domain: a.example\n  maxStanzaBytes: 10000\n  messagesPerSecond: 1\n  bytesPerSecond: 1000\n",
+    "- domain: a.example\n  limits: {maxStanzaBytes: 10000, messagesPerSecond: 1, bytesPerSecond: 1000}\n",
     None
 )]
 #[case::good_pin(
     "",
     "",
-    "- domain: a.example\n  pinnedSha256: [0123456789ABCDEF0123456789abcdef0123456789abcdef0123456789abcdef]\n",
+    "- domain: a.example\n  tls: {pinnedSha256: [0123456789ABCDEF0123456789abcdef0123456789abcdef0123456789abcdef]}\n",
     None
 )]
 #[case::pin_without_tls(
     "",
     "",
-    "- domain: a.example\n  tlsMode: Disabled\n  pinnedSha256: ['0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef']\n",
-    Some("peers[0].pinnedSha256: cannot hold without TLS")
+    "- domain: a.example\n  tls:\n    mode: Disabled\n    pinnedSha256: ['0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef']\n",
+    Some("partners[0].tls.pinnedSha256: cannot hold without TLS")
 )]
 #[case::certificate_without_tls(
     "",
     "",
-    "- domain: a.example\n  tlsMode: Disabled\n  requireCertificate: true\n",
-    Some("line 24: peers[0].requireCertificate: true cannot hold")
+    "- domain: a.example\n  tls:\n    mode: Disabled\n    requireCertificate: true\n",
+    Some("line 25: partners[0].tls.requireCertificate: true cannot hold")
 )]
 #[case::inherited_certificate_without_tls(
     "mode: Required",
     "mode: Required\n  requireClientCertificates: true",
-    "- domain: a.example\n  tlsMode: Disabled\n",
+    "- domain: a.example\n  tls: {mode: Disabled}\n",
     Some("set requireCertificate to false here")
 )]
-fn what_tls_and_peers_may_say(
+fn what_tls_and_partners_may_say(
     #[case] from: &str,
     #[case] to: &str,
-    #[case] peers: &str,
+    #[case] partners: &str,
     #[case] refused: Option<&str>,
 ) {
     let mut text = GOOD.replacen(from, to, 1);
-    if !peers.is_empty() {
-        text = text + "peers:\n" + peers;
+    if !partners.is_empty() {
+        text = text + "partners:\n" + partners;
     }
     let read = EdgeConfig::from_yaml(&text).map_err(|error| error.to_string());
     match (read, refused) {

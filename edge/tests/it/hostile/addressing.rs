@@ -16,7 +16,7 @@ async fn start(mode: PrivacyMode, domains: &[&str]) -> (Lab, Peer, RouterLink, A
     let (peer, router) = (Peer::new("vngtp.lab").await, Router::new().await);
     let mut config = config(&[&peer], &[&router]);
     config.privacy.mode = mode;
-    config.privacy.domains = domains.iter().map(|text| Domain::parse(text).unwrap()).collect();
+    config.privacy.domains = domains.iter().map(|text| Domain::parse(text).unwrap().into()).collect();
     let dns = Arc::new(Dns::default());
     let lab = Lab::start(dns.resolves(live(config)));
     let link = router.accept().await;

@@ -515,7 +515,7 @@ async fn a_domain_denied_while_its_stream_is_negotiated_gets_nothing() {
     link.say(&to_bob("m1"));
     let mut stream = peer.accept_tls_with("id").await;
     let mut denied = allowed;
-    denied.static_routes.clear();
+    denied.partners.clear();
     lab.live.send(Arc::new(live(denied))).unwrap();
     stream.say(&features(PLAIN_DIALBACK)).await;
     let end = stream.hear("</stream:stream>").await;

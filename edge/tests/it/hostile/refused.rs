@@ -10,7 +10,7 @@ use xmpp_federation_core::Domain;
 use xmpp_federation_edge::budget::{Budget, MemoryLimit};
 
 use crate::support::process::Process;
-use crate::support::{Lab, Peer, Router, Speaker, attribute, config, live, scene, terms, to_alice, to_bob};
+use crate::support::{Lab, Peer, Router, Speaker, attribute, config, give_terms, live, scene, terms, to_alice, to_bob};
 
 /// What a partner sends without end. Nobody is told of it.
 #[derive(Debug, Clone, Copy)]
@@ -167,9 +167,10 @@ fn refused(cause: &str) -> &'static str {
 /// else, in the name of so many users; with the time.
 async fn refused_meanwhile(cause: &str, rate: Option<u32>, users: usize) -> (u64, Duration, Lab) {
     let (lab, peer, _link) = Lab::configured(|config| {
-        config
-            .peers
-            .extend(rate.map(|rate| terms("vngtp.lab", &format!("messagesPerSecond: {rate}"))));
+        if let Some(rate) = rate {
+            let rate = format!("limits: {{messagesPerSecond: {rate}}}");
+            give_terms(config, terms("vngtp.lab", &rate));
+        }
         config.routers[0].domains = vec![Domain::parse("coluc.com").unwrap()];
     })
     .await;

@@ -209,7 +209,7 @@ async fn errors_have_the_spelling_of_their_side() {
     let (peer, router) = (Peer::new(own).await, Router::new().await);
     let mut config = config(&[&peer], &[&router]);
     config.privacy.mode = PrivacyMode::DenyList;
-    config.privacy.domains = vec![Domain::parse("\u{df}.example").unwrap()];
+    config.privacy.domains = vec![Domain::parse("\u{df}.example").unwrap().into()];
     config.domains.push(Domain::parse(HOSTED).unwrap());
     let lab = Lab::start(live(config));
     let mut link = router.accept().await;

@@ -7,7 +7,8 @@ use xmpp_federation_core::edge_config::LinkProfile;
 
 use crate::support::process::Process;
 use crate::support::{
-    COMPONENT, Lab, Peer, Router, RouterLink, Speaker, VALID, attribute, config, header, live, scene, to_bob,
+    COMPONENT, Lab, Peer, Router, RouterLink, Speaker, VALID, attribute, config, give_terms, header, live, scene,
+    terms, to_bob,
 };
 
 /// A header from vngtp.lab to coluc.com with more attributes.
@@ -268,7 +269,7 @@ async fn each_maximum_is_for_the_bytes_on_that_stream() {
 #[tokio::test]
 async fn a_rate_counts_written_bytes() {
     let (lab, peer, mut link) = Lab::configured(|config| {
-        config.peers = serde_yaml::from_str("[{domain: vngtp.lab, bytesPerSecond: 20000}]").unwrap();
+        give_terms(config, terms("vngtp.lab", "limits: {bytesPerSecond: 20000}"));
     })
     .await;
     let opening = header_with(&prefixes(2000, "u"));

@@ -389,8 +389,8 @@ async fn a_domain_that_cannot_be_asked_is_answered_with_an_error_and_not_tried_a
     let mut config = config(&[&peer], &[&router]);
     let nobody = Peer::new("gone.example").await;
     config
-        .static_routes
-        .push(support::config(&[&nobody], &[]).static_routes.remove(0));
+        .partners
+        .push(support::config(&[&nobody], &[]).partners.remove(0));
     drop(nobody);
     let lab = Lab::start(live(config));
     let (mut bob, _) = peer.open(lab.s2s, "coluc.com").await;

@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use rstest::rstest;
 use xmpp_federation_core::Domain;
-use xmpp_federation_core::edge_config::{EdgeConfig, HostPort, PrivacyMode, StaticRoute};
+use xmpp_federation_core::edge_config::{EdgeConfig, Partner, PrivacyMode};
 use xmpp_federation_edge::probe::{Finding, Plan, Rating, Report};
 use xmpp_federation_edge::resolve::Lookup;
 
 use crate::support::dns::Dns;
-use crate::support::{Lab, Peer, Router, VALID, attribute, config, header, live};
+use crate::support::{Lab, Peer, Router, VALID, attribute, config, header, live, route_host};
 
 fn domain(text: &str) -> Domain {
     Domain::parse(text).unwrap()
@@ -263,11 +263,11 @@ fn other_edge(domains: &[&str], router: &Router, ways: &[(&str, std::net::Socket
     let mut config = config(&[], &[router]);
     config.domains = domains.iter().map(|text| domain(text)).collect();
     config.privacy.mode = PrivacyMode::AllowAll;
-    let route = |(remote, address): &(&str, std::net::SocketAddr)| StaticRoute {
-        domain: domain(remote),
-        addresses: vec![address.to_string().parse::<HostPort>().unwrap()],
+    let route = |(remote, address): &(&str, std::net::SocketAddr)| Partner {
+        route: vec![route_host(*address)],
+        ..Partner::new(domain(remote))
     };
-    config.static_routes = ways.iter().map(route).collect();
+    config.partners = ways.iter().map(route).collect();
     config
 }
 

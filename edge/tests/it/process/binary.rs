@@ -128,14 +128,14 @@ fn told(output: &Output) -> (String, String) {
 fn check_names_what_troubles_people_most() {
     let folder = folder();
     let yaml = yaml("AllowList");
-    let routed = "staticRoutes: [{domain: coluc.com, addresses: ['192.0.2.1:5269']}]\n";
+    let routed = "partners: [{domain: coluc.com, route: [{host: 192.0.2.1}]}]\n";
     folder.configure(&format!("{yaml}{routed}"));
     let output = edge(&["--check"], &folder.path("edge.yaml"));
     assert_eq!(output.status.code(), Some(2), "{output:?}");
     let (_, error) = told(&output);
     has(
         &error,
-        ["staticRoutes[0].domain: coluc.com is hosted here and routed elsewhere"],
+        ["partners[0].domain: coluc.com is hosted here; partners are remote domains"],
     );
 
     folder.configure(&yaml);
@@ -245,7 +245,8 @@ fn the_exit_code_of_a_probe_tells_its_result() {
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = free.local_addr().unwrap();
     drop(free);
-    let route = format!("staticRoutes: [{{domain: vngtp.lab, addresses: ['{address}']}}]\n");
+    let (host, port) = (address.ip(), address.port());
+    let route = format!("partners: [{{domain: vngtp.lab, route: [{{host: '{host}', port: {port}}}]}}]\n");
     folder.configure(&format!("{}{route}", yaml("AllowList")));
     let bad = edge(&["probe", "vngtp.lab"], &folder.path("edge.yaml"));
     assert_eq!(bad.status.code(), Some(1), "{bad:?}");

@@ -10,7 +10,7 @@ use xmpp_federation_core::edge_config::{CertificateFiles, EdgeConfig, TlsMode};
 
 use super::world::World;
 use crate::support::pki::{Identity, Watching, certified, client, pki, server, server_asking};
-use crate::support::{AUTH, Lab, PLAIN_DIALBACK, PROCEED, Speaker, features, header, pin};
+use crate::support::{AUTH, Lab, PLAIN_DIALBACK, PROCEED, Speaker, features, give_terms, header, pin};
 
 const EXTERNAL: &str = "<mechanism>EXTERNAL</mechanism>";
 const MESSAGE: &str = "<message from='alice@coluc.com' to='bob@vngtp.lab' id='m1'><body>hi</body></message>";
@@ -66,7 +66,7 @@ async fn other_names_count_for_nothing_beside_a_dns_name() {
 #[tokio::test]
 async fn a_pin_that_goes_during_the_restart_is_no_proof_any_more() {
     let identity = Identity::self_signed(&["vngtp.lab"]);
-    let pinned = |config: &mut EdgeConfig| config.peers = vec![pin(&identity.sha256())];
+    let pinned = |config: &mut EdgeConfig| give_terms(config, pin(&identity.sha256()));
     let world = World::with_files(pinned, &[]).await;
     let (mut speaker, features) = open(&world.lab, &identity).await.unwrap();
     assert!(features.contains(EXTERNAL), "{}", verdict(&world.lab));
@@ -75,7 +75,7 @@ async fn a_pin_that_goes_during_the_restart_is_no_proof_any_more() {
         .hear("<success xmlns='urn:ietf:params:xml:ns:xmpp-sasl'/>")
         .await;
     let mut config = world.config.clone();
-    config.peers = vec![pin(&"00".repeat(32))];
+    give_terms(&mut config, pin(&"00".repeat(32)));
     world.lab.live.send(Arc::new(pki().live(config))).unwrap();
     speaker.say(&header("vngtp.lab", "coluc.com", "")).await;
     assert_eq!(speaker.condition().await, "policy-violation");

@@ -11,8 +11,8 @@ use xmpp_federation_edge::tls::TlsSettings;
 use crate::support::dns::Dns;
 use crate::support::pki::{Pki, files};
 use crate::support::{
-    self, DIALBACK, Lab, PLAIN_DIALBACK, Peer, Router, RouterLink, Speaker, attribute, config, features, header, live,
-    result, to_alice, to_bob, verified,
+    self, DIALBACK, Lab, PLAIN_DIALBACK, Peer, Router, RouterLink, Speaker, attribute, config, features, give_terms,
+    header, live, result, terms, to_alice, to_bob, verified,
 };
 
 /// Records of `_xmpps-server` and `_xmpp-server`, priority and port; every host is at 127.0.0.1.
@@ -313,7 +313,7 @@ async fn a_peer_with_which_tls_is_disabled_is_refused() {
     let peer = Peer::new("vngtp.lab").await;
     let router = Router::new().await;
     let mut config = config(&[&peer], &[&router]);
-    config.peers = vec![serde_yaml::from_str("{domain: vngtp.lab, tlsMode: Disabled}").unwrap()];
+    give_terms(&mut config, terms("vngtp.lab", "tls: {mode: Disabled}"));
     let lab = Lab::start(live(config));
     let mut bob = Speaker::connect(lab.direct_tls).await;
     bob.start_tls_as_client("coluc.com").await;

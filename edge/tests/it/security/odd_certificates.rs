@@ -9,7 +9,7 @@ use rustls::sign::CertifiedKey;
 use rustls::version::{TLS12, TLS13};
 use rustls::{ClientConfig, SupportedProtocolVersion};
 use xmpp_federation_core::Fingerprint;
-use xmpp_federation_core::edge_config::{EdgeConfig, Peer as PeerEntry, PrivacyMode};
+use xmpp_federation_core::edge_config::{EdgeConfig, PrivacyMode};
 use xmpp_federation_edge::probe::{Plan, Rating as Finding};
 
 use crate::support::dns::Dns;
@@ -17,7 +17,8 @@ use crate::support::odd::{Odd, OddIdentity};
 use crate::support::partner::{Partner, Rules};
 use crate::support::pki::{Identity, client_showing, pki, server_showing};
 use crate::support::{
-    DIALBACK, Lab, PROCEED, Peer, Router, RouterLink, STARTTLS, Speaker, VALID, attribute, config, features, header,
+    DIALBACK, Lab, PROCEED, Peer, Router, RouterLink, STARTTLS, Speaker, VALID, attribute, config, features,
+    give_terms, header, terms as partner_terms,
 };
 
 const EXTERNAL: &str = "<mechanism>EXTERNAL</mechanism>";
@@ -57,15 +58,9 @@ fn identities() -> &'static [OddIdentity] {
 }
 
 fn pinned(config: &mut EdgeConfig) {
-    config.peers = vec![PeerEntry {
-        domain: "vngtp.lab".parse().unwrap(),
-        tls_mode: None,
-        require_certificate: None,
-        pinned_sha256: identities().iter().map(|one| Fingerprint::of(&one.0.cert[0])).collect(),
-        max_stanza_bytes: None,
-        messages_per_second: None,
-        bytes_per_second: None,
-    }];
+    let mut entry = partner_terms("vngtp.lab", "tls: {}");
+    entry.tls.pinned_sha256 = identities().iter().map(|one| Fingerprint::of(&one.0.cert[0])).collect();
+    give_terms(config, entry);
 }
 
 async fn lab(change: impl FnOnce(&mut EdgeConfig)) -> (Lab, Peer, RouterLink, Router) {
@@ -384,9 +379,9 @@ const ANCHOR: &str = "tls.trustAnchors";
 #[case::of_an_unknown_authority(Identity::self_signed(&["vngtp.lab"]), None, "no trusted authority", ANCHOR, &[])]
 #[case::expired(expired(), None, "expired 2021", "dialback decides then", &[ANCHOR])]
 #[case::of_another_name(pki().issue(&["other.example"], |_| {}), None, "do not cover", "dialback decides then", &[ANCHOR])]
-#[case::required_of_an_authority(authority(), Some(REQUIRED), "can only be pinned", "its entry in peers", &[ANCHOR])]
+#[case::required_of_an_authority(authority(), Some(REQUIRED), "can only be pinned", "its entry in partners", &[ANCHOR])]
 #[case::required_of_an_unknown_authority(Identity::self_signed(&["vngtp.lab"]), Some(REQUIRED), "no trusted", ANCHOR, &[])]
-#[case::another_one_is_pinned(expired(), Some(PINNED), "not one that is pinned", "change pinnedSha256", &[ANCHOR, "must get one"])]
+#[case::another_one_is_pinned(expired(), Some(PINNED), "not one that is pinned", "change tls.pinnedSha256", &[ANCHOR, "must get one"])]
 #[tokio::test]
 async fn a_probe_names_what_helps_against_a_certificate_and_nothing_else(
     #[case] shown: Identity,
@@ -398,7 +393,7 @@ async fn a_probe_names_what_helps_against_a_certificate_and_nothing_else(
     let peer = Peer::new("vngtp.lab").await;
     let mut config = config(&[&peer], &[]);
     if let Some(terms) = terms {
-        config.peers = serde_yaml::from_str(&format!("[{{domain: vngtp.lab, {terms}}}]")).unwrap();
+        give_terms(&mut config, partner_terms("vngtp.lab", terms));
     }
     let live = Arc::new(pki().live(config));
     let _partner = Partner::start(peer, shown, Rules::DIALBACK);
@@ -413,8 +408,8 @@ async fn a_probe_names_what_helps_against_a_certificate_and_nothing_else(
     }
 }
 
-const REQUIRED: &str = "requireCertificate: true";
-const PINNED: &str = "pinnedSha256: ['0000000000000000000000000000000000000000000000000000000000000000']";
+const REQUIRED: &str = "tls: {requireCertificate: true}";
+const PINNED: &str = "tls: {pinnedSha256: ['0000000000000000000000000000000000000000000000000000000000000000']}";
 
 /// A certificate for authorities that a server shows as its own.
 fn authority() -> Identity {

@@ -4,11 +4,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use rstest::rstest;
-use xmpp_federation_core::edge_config::TlsMode;
+use xmpp_federation_core::Domain;
+use xmpp_federation_core::edge_config::{Partner, TlsMode};
 
 use crate::support::pki::{files, partners, pki};
 use crate::support::{
-    self, DIALBACK, Lab, Router, Speaker, VALID, answered, attribute, config, features, header, to_alice,
+    self, DIALBACK, Lab, Router, Speaker, VALID, answered, attribute, config, features, header, route_host, to_alice,
 };
 
 use super::world::{HEADER_END, Host, MESSAGE, OFFERS_EXTERNAL, World};
@@ -138,21 +139,22 @@ async fn two_edges_that_require_certificates_federate_by_external() {
     let here = config(&[], &[&router_a]);
     let mut there = config(&[], &[&router_b]);
     there.domains = vec!["vngtp.lab".parse().unwrap()];
-    there.privacy.domains = here.domains.clone();
+    there.privacy.domains = here.domains.iter().cloned().map(Into::into).collect();
     there.tls.require_client_certificates = true;
     there.tls.certificates = vec![files("/b")];
     let b = pki().issue(&["vngtp.lab"], |_| {});
     let b = b.pem();
     // Each needs the other's address: B is told A's afterwards, by a reload.
     let lab_b = Lab::start(pki().live_with(there.clone(), &[("/b", &b)]));
-    let way = |domain: &str, address: SocketAddr| {
-        serde_yaml::from_str(&format!("{{domain: {domain}, addresses: ['{address}']}}")).unwrap()
+    let way = |domain: &str, address: SocketAddr| Partner {
+        route: vec![route_host(address)],
+        ..Partner::new(domain.parse::<Domain>().unwrap())
     };
     let mut here = here;
     here.tls.require_client_certificates = true;
-    here.static_routes = vec![way("vngtp.lab", lab_b.s2s)];
+    here.partners = vec![way("vngtp.lab", lab_b.s2s)];
     let lab_a = Lab::start(pki().live(here));
-    there.static_routes = vec![way("coluc.com", lab_a.s2s)];
+    there.partners = vec![way("coluc.com", lab_a.s2s)];
     lab_b
         .live
         .send(Arc::new(pki().live_with(there, &[("/b", &b)])))

@@ -6,7 +6,7 @@ use tokio::net::TcpStream;
 use xmpp_federation_core::edge_config::TlsMode;
 
 use crate::support::pki::{Identity, partners, pki, server};
-use crate::support::{KEY, PROCEED, Speaker, attribute, header, pin, terms, to_alice, verified};
+use crate::support::{KEY, PROCEED, Speaker, attribute, give_terms, header, pin, terms, to_alice, verified};
 
 use super::world::{HEADER_END, Host, Inbound, MESSAGE, World, identity, required};
 
@@ -64,7 +64,7 @@ async fn nothing_is_said_to_a_server_whose_required_certificate_does_not_hold() 
 async fn only_the_pinned_certificate_is_accepted_in_both_directions() {
     let pinned = Identity::self_signed(&["whatever.example"]);
     let mut world = World::new(|config| {
-        config.peers.push(pin(&pinned.sha256().to_uppercase()));
+        give_terms(config, pin(&pinned.sha256().to_uppercase()));
     })
     .await;
     let mut bob = Inbound::external(world.lab.s2s, &pinned).await;
@@ -97,9 +97,9 @@ async fn each_domain_is_held_to_its_own_mode() {
         for domain in ["strict.example", "clear.example", "proven.example"] {
             config.privacy.domains.push(domain.parse().unwrap());
         }
-        config.peers.push(terms("strict.example", "tlsMode: Required"));
-        config.peers.push(terms("clear.example", "tlsMode: Disabled"));
-        config.peers.push(terms("proven.example", "requireCertificate: true"));
+        give_terms(config, terms("strict.example", "tls: {mode: Required}"));
+        give_terms(config, terms("clear.example", "tls: {mode: Disabled}"));
+        give_terms(config, terms("proven.example", "tls: {requireCertificate: true}"));
     })
     .await;
     let edge = world.lab.s2s;
@@ -145,7 +145,7 @@ async fn each_domain_is_held_to_its_own_mode() {
 #[tokio::test]
 async fn a_domain_without_tls_that_names_itself_late_is_taken_in_clear() {
     let world = World::new(|config| {
-        config.peers.push(terms("vngtp.lab", "tlsMode: Disabled"));
+        give_terms(config, terms("vngtp.lab", "tls: {mode: Disabled}"));
     })
     .await;
     let bare = header("vngtp.lab", "coluc.com", "").replace(" from='vngtp.lab'", "");

@@ -6,7 +6,7 @@ use tokio::net::TcpStream;
 use xmpp_federation_core::edge_config::{TlsMode, TlsVersion};
 
 use crate::support::pki::{client, client_of, partners, pki, server};
-use crate::support::{DIALBACK, KEY, PROCEED, Peer, STARTTLS, Speaker, features, header};
+use crate::support::{DIALBACK, KEY, PROCEED, Peer, STARTTLS, Speaker, features, header, route_host};
 
 use super::world::{HEADER_END, Host, Inbound, MESSAGE, World};
 
@@ -54,8 +54,7 @@ async fn after_a_failed_handshake_nothing_is_said_in_clear_to_another_address_ei
     let address = second.listener.local_addr().unwrap();
     let mut world = World::new(|config| {
         config.tls.mode = TlsMode::Optional;
-        let addresses = &mut config.static_routes[0].addresses;
-        addresses.push(address.to_string().parse().unwrap());
+        config.partners[0].route.push(route_host(address));
     })
     .await;
     world.link.say(MESSAGE);

@@ -8,14 +8,16 @@ use tokio::net::TcpListener;
 use tokio::time::{Instant, timeout};
 
 use crate::support::dns::Dns;
-use crate::support::{Lab, Peer, Router, Speaker, answered, attribute, config, header, live, to_alice, to_bob};
+use crate::support::{
+    Lab, Peer, Router, Speaker, answered, attribute, config, header, live, route_host, to_alice, to_bob,
+};
 
 const MESSAGE: &str = "<message from='alice@coluc.com' to='bob@vngtp.lab' id='m1'/>";
 
 /// Adds addresses to the static route of the first peer.
 fn also_at(config: &mut xmpp_federation_core::edge_config::EdgeConfig, address: &str) {
-    let route = &mut config.static_routes[0];
-    route.addresses.push(address.parse().unwrap());
+    let address = address.parse().unwrap();
+    config.partners[0].route.push(route_host(address));
 }
 
 /// An address at which nobody listens.

@@ -6,12 +6,12 @@ use rstest::rstest;
 use xmpp_federation_core::edge_config::{EdgeConfig, TlsMode};
 
 use crate::support::{
-    DIALBACK, KEY, Lab, PLAIN_DIALBACK, PROCEED, Peer, STARTTLS, Speaker, VALID, attribute, client_tls, features, has,
-    header, server_tls, to_alice,
+    DIALBACK, KEY, Lab, PLAIN_DIALBACK, PROCEED, Peer, STARTTLS, Speaker, VALID, attribute, client_tls, features,
+    give_terms, has, header, server_tls, to_alice,
 };
 
 fn peer_terms(config: &mut EdgeConfig, terms: &str) {
-    config.peers = serde_yaml::from_str(&format!("[{{domain: vngtp.lab, {terms}}}]")).unwrap();
+    give_terms(config, crate::support::terms("vngtp.lab", terms));
 }
 
 const MESSAGE: &str = "<message from='alice@coluc.com' to='bob@vngtp.lab' id='m1'/>";
@@ -152,10 +152,10 @@ const VERIFY: &str = "<db:verify from='vngtp.lab' to='coluc.com' id='0a1b2c3d4'>
 
 #[rstest]
 #[case::optional(TlsMode::Optional, "", true)]
-#[case::optional_for_this_one(TlsMode::Required, "tlsMode: Optional", true)]
-#[case::disabled_for_this_one(TlsMode::Required, "tlsMode: Disabled", true)]
+#[case::optional_for_this_one(TlsMode::Required, "tls: {mode: Optional}", true)]
+#[case::disabled_for_this_one(TlsMode::Required, "tls: {mode: Disabled}", true)]
 #[case::required(TlsMode::Required, "", false)]
-#[case::required_of_this_one(TlsMode::Optional, "tlsMode: Required", false)]
+#[case::required_of_this_one(TlsMode::Optional, "tls: {mode: Required}", false)]
 #[tokio::test]
 async fn an_old_servers_question_in_clear_is_judged_by_its_own_terms(
     #[case] mode: TlsMode,
@@ -188,7 +188,7 @@ async fn an_old_servers_question_in_clear_is_judged_by_its_own_terms(
     };
     assert_eq!(failure.domain.as_str(), "vngtp.lab");
     let reason = &failure.attempts[0].attempt.reason;
-    has(reason, ["TLS is required of vngtp.lab", "tlsMode"]);
+    has(reason, ["TLS is required of vngtp.lab", "tls.mode"]);
 }
 
 /// As the logs of working federations with Cisco's servers show it: a language that is none, ids
@@ -253,7 +253,7 @@ mod xcp_edge {
 
     #[tokio::test]
     async fn its_questions_in_clear_are_answered_where_its_terms_allow_it() {
-        let (lab, _peer, _link) = Lab::configured(|config| peer_terms(config, "tlsMode: Optional")).await;
+        let (lab, _peer, _link) = Lab::configured(|config| peer_terms(config, "tls: {mode: Optional}")).await;
         let mut asking = Speaker::connect(lab.s2s).await;
         let features = asking.open(&xcp_header("")).await;
         assert!(!features.contains("<required/>"), "{features}");

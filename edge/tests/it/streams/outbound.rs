@@ -3,7 +3,8 @@
 use rstest::rstest;
 
 use crate::support::{
-    KEY, Lab, PLAIN_DIALBACK, Peer, Router, attribute, config, features, header, live, to_alice, to_bob, verified,
+    KEY, Lab, PLAIN_DIALBACK, Peer, Router, attribute, config, features, header, live, route_host, to_alice, to_bob,
+    verified,
 };
 
 const MESSAGE: &str = "<message from='alice@coluc.com/pc' to='bob@vngtp.lab' id='m1'><body>x</body></message>";
@@ -109,9 +110,7 @@ async fn the_next_address_is_tried_when_the_first_answers_host_unknown() {
     let router = Router::new().await;
     let mut config = config(&[&first], &[&router]);
     let address = second.listener.local_addr().unwrap();
-    config.static_routes[0]
-        .addresses
-        .push(address.to_string().parse().unwrap());
+    config.partners[0].route.push(route_host(address));
     let _lab = Lab::start(live(config));
     let link = router.accept().await;
     link.say(MESSAGE);
@@ -205,7 +204,7 @@ async fn a_stream_of_a_domain_that_is_denied_now_is_closed() {
     let mut stream = peer.accept_authenticated("coluc.com").await;
     stream.hear("</message>").await;
     let mut denied = allowed;
-    denied.static_routes.clear();
+    denied.partners.clear();
     lab.live.send(std::sync::Arc::new(live(denied))).unwrap();
     assert!(bob.hear("</stream:stream>").await.contains("<policy-violation "));
     assert!(stream.hear("</stream:stream>").await.contains("<policy-violation "));

@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use rstest::rstest;
 use xmpp_federation_core::SecretBytes;
-use xmpp_federation_core::edge_config::{EdgeConfig, PrivacyMode, StaticRoute};
+use xmpp_federation_core::edge_config::{EdgeConfig, PrivacyMode};
 use xmpp_federation_edge::config::Live;
 use xmpp_federation_edge::dialback::DialbackSecrets;
 
-use crate::support::{Lab, Peer, Router, attribute, config, live, to_alice, to_bob};
+use crate::support::{Lab, Peer, Router, attribute, config, live, terms, to_alice, to_bob};
 
 /// The configuration of one reload; `n` counts them.
 type Change = fn(EdgeConfig, usize) -> Live;
@@ -42,11 +42,10 @@ fn lists(mut config: EdgeConfig, n: usize) -> Live {
 
 fn routes(mut config: EdgeConfig, n: usize) -> Live {
     // Streams that are open stay where they are.
-    config.static_routes[0].addresses = vec![format!("192.0.2.{}:5269", n % 250).parse().unwrap()];
-    config.static_routes.push(StaticRoute {
-        domain: format!("r{n}.example").parse().unwrap(),
-        addresses: vec!["192.0.2.1:5269".parse().unwrap()],
-    });
+    config.partners[0].route[0].host = format!("192.0.2.{}", n % 250);
+    config
+        .partners
+        .push(terms(&format!("r{n}.example"), "route: [{host: 192.0.2.1}]"));
     live(config)
 }
 
@@ -153,7 +152,7 @@ async fn when_a_domain_is_denied_under_traffic_what_is_in_flight_is_delivered_or
     });
     let (text, mut inward) = reading.await.unwrap();
     let mut denied = allowed;
-    denied.static_routes.clear();
+    denied.partners.clear();
     lab.live.send(Arc::new(live(denied))).unwrap();
     let rest = inward.hear_end().await;
     assert!(

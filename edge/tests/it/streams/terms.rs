@@ -9,8 +9,8 @@ use xmpp_federation_core::edge_config::EdgeConfig;
 use xmpp_federation_edge::router::Timing;
 
 use crate::support::{
-    KEY, Lab, PATIENCE, Peer, Router, RouterLink, Speaker, VALID, attribute, config, header, live, terms, to_bob,
-    verified,
+    KEY, Lab, PATIENCE, Peer, Router, RouterLink, Speaker, VALID, attribute, config, give_terms, header, live, terms,
+    to_bob, verified,
 };
 
 fn message(from: &str, id: &str, body: usize) -> String {
@@ -39,7 +39,7 @@ async fn two_peers(change: impl FnOnce(&mut EdgeConfig)) -> (Lab, Peer, Peer, Ro
 #[tokio::test]
 async fn a_peer_above_its_rate_is_read_no_faster_and_nothing_is_lost() {
     let (lab, peer, other, mut link) = two_peers(|config| {
-        config.peers.push(terms("vngtp.lab", "messagesPerSecond: 50"));
+        give_terms(config, terms("vngtp.lab", "limits: {messagesPerSecond: 50}"));
     })
     .await;
     let mut bob = peer.open_authenticated(lab.s2s, "coluc.com").await;
@@ -60,7 +60,7 @@ async fn a_peer_above_its_rate_is_read_no_faster_and_nothing_is_lost() {
 #[tokio::test]
 async fn all_streams_of_a_peer_share_its_rate_in_bytes() {
     let (lab, peer, _other, mut link) = two_peers(|config| {
-        config.peers.push(terms("vngtp.lab", "bytesPerSecond: 20000"));
+        give_terms(config, terms("vngtp.lab", "limits: {bytesPerSecond: 20000}"));
     })
     .await;
     let mut one = peer.open_authenticated(lab.s2s, "coluc.com").await;
@@ -83,7 +83,7 @@ async fn all_streams_of_a_peer_share_its_rate_in_bytes() {
 #[tokio::test]
 async fn what_a_slow_peer_has_sent_is_delivered_when_the_edge_stops() {
     let (mut lab, peer, _other, mut link) = two_peers(|config| {
-        config.peers.push(terms("vngtp.lab", "messagesPerSecond: 1"));
+        give_terms(config, terms("vngtp.lab", "limits: {messagesPerSecond: 1}"));
     })
     .await;
     let mut bob = peer.open_authenticated(lab.s2s, "coluc.com").await;
@@ -103,8 +103,8 @@ async fn what_a_slow_peer_has_sent_is_delivered_when_the_edge_stops() {
 async fn each_domain_of_a_shared_stream_has_its_own_largest_stanza() {
     let (lab, peer, other, mut link) = two_peers(|config| {
         config.limits.max_stanza_bytes = 50_000;
-        config.peers.push(terms("vngtp.lab", "maxStanzaBytes: 20000"));
-        config.peers.push(terms("other.example", "maxStanzaBytes: 100000"));
+        give_terms(config, terms("vngtp.lab", "limits: {maxStanzaBytes: 20000}"));
+        give_terms(config, terms("other.example", "limits: {maxStanzaBytes: 100000}"));
     })
     .await;
     let (mut bob, id) = peer.open(lab.s2s, "coluc.com").await;
@@ -139,7 +139,7 @@ async fn a_limit_that_a_reload_lowers_holds_for_the_streams_that_are_open() {
     bob.say(&message("vngtp.lab", "before", 30_000)).await;
     heard(&mut link, 1).await;
     let mut after = lab.live.borrow().config.clone();
-    after.peers.push(terms("vngtp.lab", "maxStanzaBytes: 20000"));
+    give_terms(&mut after, terms("vngtp.lab", "limits: {maxStanzaBytes: 20000}"));
     lab.live.send(Arc::new(live(after))).unwrap();
     bob.say(&message("vngtp.lab", "small", 19_000)).await;
     heard(&mut link, 1).await;
@@ -153,7 +153,7 @@ async fn our_limits_are_announced_before_and_after_tls_with_the_peers_own() {
     let (lab, _peer, _other, _link) = two_peers(|config| {
         config.limits.max_stanza_bytes = 50_000;
         config.limits.idle_timeout = "5m".parse().unwrap();
-        config.peers.push(terms("vngtp.lab", "maxStanzaBytes: 20000"));
+        give_terms(config, terms("vngtp.lab", "limits: {maxStanzaBytes: 20000}"));
     })
     .await;
     for (from, most) in [("vngtp.lab", 20_000), ("other.example", 50_000)] {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
-use xmpp_federation_core::edge_config::{EdgeConfig, LinkProfile, Peer as Terms};
+use xmpp_federation_core::edge_config::{EdgeConfig, LinkProfile, Partner as Terms, RouteHost};
 use xmpp_federation_core::edge_status::{LinkState, LinkStatus};
 use xmpp_federation_core::{Domain, SecretBytes};
 use xmpp_federation_edge::budget::{Budget, MemoryLimit};
@@ -44,7 +44,8 @@ pub fn config(peers: &[&Peer], routers: &[&Router]) -> EdgeConfig {
         .map(|peer| {
             let address = peer.listener.local_addr().unwrap();
             let domain = Domain::parse(peer.domain).unwrap();
-            format!("- domain: {domain}\n  addresses: ['{address}']\n")
+            let (host, port) = (address.ip(), address.port());
+            format!("- domain: {domain}\n  route: [{{host: '{host}', port: {port}}}]\n")
         })
         .collect();
     let endpoints: String = routers
@@ -71,7 +72,7 @@ pub fn config(peers: &[&Peer], routers: &[&Router]) -> EdgeConfig {
         "domains: [coluc.com, conf.coluc.com]\n\
          dialback: {{sign: /nowhere}}\n\
          tls:\n  certificates: [{{certificateFile: /nowhere, privateKeyFile: /nowhere}}]\n\
-         staticRoutes: {ways}\
+         partners: {ways}\
          routers:\n- name: main\n  componentIds: [{COMPONENT}]\n  secretFile: /nowhere\n  endpoints: {endpoints}\
          drainDelay: 0s\n"
     ))
@@ -92,7 +93,24 @@ pub fn terms(domain: &str, terms: &str) -> Terms {
 
 /// Pins a certificate of `vngtp.lab`.
 pub fn pin(sha256: &str) -> Terms {
-    terms("vngtp.lab", &format!("pinnedSha256: ['{sha256}']"))
+    terms("vngtp.lab", &format!("tls: {{pinnedSha256: ['{sha256}']}}"))
+}
+
+/// Gives a remote domain these terms in place of its own; it keeps its route.
+pub fn give_terms(config: &mut EdgeConfig, terms: Terms) {
+    match config.partners.iter_mut().find(|known| known.domain == terms.domain) {
+        Some(known) => {
+            let route = std::mem::take(&mut known.route);
+            *known = Terms { route, ..terms };
+        }
+        None => config.partners.push(terms),
+    }
+}
+
+/// A host of a route.
+pub fn route_host(address: SocketAddr) -> RouteHost {
+    let (host, port) = (address.ip().to_string(), address.port());
+    RouteHost { host, port }
 }
 
 pub fn live(config: EdgeConfig) -> Live {

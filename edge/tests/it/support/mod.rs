@@ -11,7 +11,7 @@ pub mod records;
 pub mod router;
 pub mod scene;
 
-pub use lab::{Lab, SECRET, config, config_of, live, pin, terms};
+pub use lab::{Lab, SECRET, config, config_of, give_terms, live, pin, route_host, terms};
 pub use router::{COMPONENT, GATEWAY, Router, RouterLink, announced, end_of_first_element};
 pub use scene::{Scene, configured_scene, scene, scene_with};
 pub use testkit_peer::{

@@ -47,14 +47,15 @@ impl Process {
         let (s2s, admin) = (free(), free());
         let ways = peers.iter().map(|peer| {
             let way = peer.listener.local_addr().unwrap();
-            format!("{{domain: {}, addresses: ['{way}']}}", peer.domain)
+            let (host, port) = (way.ip(), way.port());
+            format!("{{domain: {}, route: [{{host: '{host}', port: {port}}}]}}", peer.domain)
         });
         let ways = ways.collect::<Vec<_>>().join(", ");
         let node = router.listener.local_addr().unwrap();
         let folder = Folder::of_edge(&format!(
             "\
 listen: {{s2s: '{s2s}', admin: '{admin}'}}
-staticRoutes: [{ways}]
+partners: [{ways}]
 routers:
 - name: main
   componentIds: [{COMPONENT}]
