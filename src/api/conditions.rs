@@ -212,14 +212,20 @@ fn ready(before: Option<&Condition>, findings: &Findings, found: &[(Type, Verdic
     if let Some((reason, message)) = &findings.stalled {
         return Verdict::no(*reason, message.clone());
     }
-    Verdict::yes(
-        Reason::AsWanted,
-        if findings.active {
-            "federation works"
-        } else {
-            "prepared: everything but rows in IM and Presence and links to its routers"
-        },
-    )
+    // Nothing fails, and nothing federates: that is as the spec wants it.
+    let nobody = found
+        .iter()
+        .find(|(_, verdict, _)| verdict.reason == Reason::NobodyAdmitted)
+        .map(|(kind, verdict, _)| name(kind, verdict));
+    if !findings.active {
+        let prepared = "prepared: everything but rows in IM and Presence and links to its routers";
+        let nobody = nobody.map(|nobody| format!("; {nobody}")).unwrap_or_default();
+        return Verdict::yes(Reason::Prepared, format!("{prepared}{nobody}"));
+    }
+    match nobody {
+        Some(nobody) => Verdict::yes(Reason::NobodyAdmitted, nobody),
+        None => Verdict::yes(Reason::AsWanted, "federation works"),
+    }
 }
 
 /// Notes in an Unknown verdict since when it is not True any more; whether it ever was.
@@ -362,6 +368,77 @@ mod tests {
         findings.add(kind, Verdict::no(Reason::Prepared, "no"));
         let conditions = assemble(&[], Some(1), at(0), &findings);
         assert_eq!(status(&conditions, "Ready").unwrap().status == "True", ignored);
+    }
+
+    /// With everything in order Ready is True, and its reason says what is wanted.
+    #[rstest]
+    #[case::active(true, false, None, "True", "AsWanted", "federation works")]
+    #[case::active_and_nobody_is_admitted(
+        true,
+        true,
+        None,
+        "True",
+        "NobodyAdmitted",
+        "PartnersReachable: the list is empty"
+    )]
+    #[case::prepared(
+        false,
+        false,
+        None,
+        "True",
+        "Prepared",
+        "prepared: everything but rows in IM and Presence and links to its routers"
+    )]
+    #[case::prepared_and_nobody_is_admitted(
+        false,
+        true,
+        None,
+        "True",
+        "Prepared",
+        "links to its routers; PartnersReachable: the list is empty"
+    )]
+    #[case::nobody_is_admitted_and_something_fails(
+        true,
+        true,
+        Some(Type::RecordsVerified),
+        "False",
+        "RecordsWrong",
+        "RecordsVerified: bad"
+    )]
+    #[case::prepared_and_something_fails(
+        false,
+        true,
+        Some(Type::RecordsVerified),
+        "False",
+        "RecordsWrong",
+        "RecordsVerified: bad"
+    )]
+    fn what_ready_says_where_nothing_federates(
+        #[case] active: bool,
+        #[case] nobody: bool,
+        #[case] failing: Option<Type>,
+        #[case] ready: &str,
+        #[case] reason: &str,
+        #[case] says: &str,
+    ) {
+        let mut findings = all_true();
+        findings.active = active;
+        if nobody {
+            let verdict = Verdict::no(Reason::NobodyAdmitted, "the list is empty");
+            findings.add(Type::PartnersReachable, verdict);
+        }
+        if !active {
+            findings.add(Type::RouterLinksUp, Verdict::unknown(Reason::Prepared, "no link"));
+        }
+        if let Some(failing) = failing {
+            findings.add(failing, Verdict::no(Reason::RecordsWrong, "bad"));
+        }
+        let conditions = assemble(&[], Some(1), at(0), &findings);
+        let summary = status(&conditions, "Ready").unwrap();
+        assert_eq!((summary.status.as_str(), summary.reason.as_str()), (ready, reason));
+        assert!(summary.message.ends_with(says), "{}", summary.message);
+        assert_eq!(status(&conditions, "Reconciling").is_none(), ready == "True");
+        assert_eq!(assemble(&conditions, Some(1), at(500), &findings), conditions);
     }
 
     #[test]

@@ -11,7 +11,7 @@ xmpp_federation_imp::reasons! {
         AsWanted: "Everything is as the spec wants it.", "";
         InProgress: "Work is under way.", "Wait; the message says for what.";
         NotLookedYet: "It has not been looked at yet.", "Wait for the first look.";
-        Prepared: "spec.activation is Prepared: no rows and no links.", "Set activation to Active at the cut-over.";
+        Prepared: "spec.activation is Prepared: no rows and no links. Ready is True with this reason where all else is in order.", "Set activation to Active at the cut-over.";
         Paused: "spec.paused is true: nothing is done.", "Set paused to false.";
         Deleting: "The resource is being deleted.", "";
         RowsAbandoned: "Event: a deletion gave up; rows may be left in IM and Presence.", "Remove them on the publisher with the commands in the message.";
@@ -33,7 +33,7 @@ xmpp_federation_imp::reasons! {
         ConfigRejected: "A pod refused the newest configuration: it goes on with the old one, or waits for one that it can read.", "Correct the value named in the message; or update the edge, where its release is too old for it.";
         NoAddress: "The Service shows neither an address nor a host name yet.", "Check the load balancer's controller, or set spec.edge.publicAddresses.";
         FieldsAdded: "Others have set fields in objects of ours that the operator does not set.", "Remove the fields named in the message, or set what they are for in the spec.";
-        EmptyAllowList: "The allow list is empty and partners names no domain, so nothing federates.", "List domains in spec.privacy.domains or spec.partners.";
+        NobodyAdmitted: "The allow list is empty and partners names no domain, so nothing federates. Ready is True with this reason.", "List domains in spec.privacy.domains or spec.partners.";
         CertificateKey: "The private key is not usable, or not that of the certificate.", "Write certificate and key of one issuance into the Secret.";
         CertificateExpired: "The certificate, or one of its chain, has expired.", "Renew the certificate named in the message in its Secret.";
         CertificateNotYetValid: "The certificate, or one of its chain, is not valid yet.", "Keep the former one until then.";

@@ -11,7 +11,7 @@ pub(super) fn verdict(inputs: &Inputs<'_>) -> Verdict {
     let valid = inputs.valid;
     if valid.privacy.mode == PrivacyMode::AllowList && valid.privacy.domains.is_empty() && valid.partners.is_empty() {
         return Verdict::no(
-            Reason::EmptyAllowList,
+            Reason::NobodyAdmitted,
             "the allow list is empty, so nothing federates; list remote domains in spec.privacy.domains or spec.partners",
         );
     }
@@ -97,7 +97,7 @@ mod tests {
             let verdict = verdict(world, Type::PartnersReachable);
             (verdict.status, verdict.reason.as_str())
         };
-        assert_eq!(verdict_of(&world), (Status::False, "EmptyAllowList"));
+        assert_eq!(verdict_of(&world), (Status::False, "NobodyAdmitted"));
         // An entry in partners admits its domain.
         world.valid.partners = vec![serde_json::from_value(json!({"domain": "vngtp.lab"})).unwrap()];
         assert_eq!(verdict_of(&world).0, Status::True);

@@ -90,6 +90,17 @@ async fn observed(talk: Talk, sample: &Sample, kind: &str, status: &str, limit: 
         .await
 }
 
+/// The same for `Ready=True` with that reason.
+async fn ready(talk: Talk, sample: &Sample, reason: &str, limit: Duration) -> Result<(), Error> {
+    let said = talk.wait("Ready=True", limit, async || {
+        let said = sample.observed("Ready", "True").await?;
+        ensure(said.reason == reason, || said.to_string())?;
+        Ok(said)
+    });
+    talk.fact("Ready", said.await?);
+    Ok(())
+}
+
 /// The same for `ComponentsRegistered=False` with that reason.
 async fn not_registered(talk: Talk, sample: &Sample, reason: &str, limit: Duration) -> Result<Condition, Error> {
     let what = "ComponentsRegistered=False";
@@ -172,7 +183,7 @@ async fn prepared(talk: Talk, world: &World, sample: &Sample) -> Result<(), Erro
     world.imp.sql(&sql).await?;
     talk.fact("Expressway's row", format_args!("{EXPRESSWAY} stands"));
     sample.annotate("refresh").await?;
-    talk.fact("Ready", observed(talk, sample, "Ready", "True", SEEN).await?);
+    ready(talk, sample, "Prepared", SEEN).await?;
     let status = sample.status().await?;
     for kind in ["EdgeAvailable", "CertificateReady", "RecordsVerified"] {
         talk.fact(kind, status.expect(kind, "True")?.status);
@@ -236,7 +247,7 @@ async fn activated(talk: Talk, world: &World, sample: &Sample) -> Result<(), Err
     expressway_leaves(world).await?;
     let began = Instant::now();
     sample.annotate("refresh").await?;
-    talk.fact("Ready", observed(talk, sample, "Ready", "True", ROUND).await?);
+    ready(talk, sample, "AsWanted", ROUND).await?;
     talk.fact("Active", format_args!("after {:.1} s", began.elapsed().as_secs_f64()));
     let now = world.imp.state().await?;
     let ids = [component_id(0), component_id(1)];
