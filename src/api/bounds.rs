@@ -9,6 +9,8 @@ use super::status::XmppFederationStatus;
 pub const MESSAGE: usize = 32_768;
 /// Longest message elsewhere in the status: there may be a thousand of them, and an object has 1.5 MB.
 const TEXT: usize = 512;
+/// Links that do not work, and partners that fail, which a status names.
+const NAMED: usize = 16;
 /// Longest value of a request.
 const VALUE: usize = 1024;
 
@@ -59,6 +61,13 @@ fn cut(text: &str, most: usize) -> String {
     }
 }
 
+/// The first of the items, and how many are left out; `None`: none is.
+pub fn first<T>(mut items: Vec<T>) -> (Vec<T>, Option<i32>) {
+    let further = items.len().saturating_sub(NAMED);
+    items.truncate(NAMED);
+    (items, i32::try_from(further).ok().filter(|further| *further > 0))
+}
+
 /// A request's value as the status has it: a long one by its hash.
 pub fn request_value(value: &str) -> String {
     if value.len() <= VALUE {
@@ -76,6 +85,15 @@ impl XmppFederationStatus {
         }
         if let Some(edge) = &mut self.edge {
             edge.addresses.truncate(32);
+        }
+        if let Some(links) = &mut self.links {
+            links.down.truncate(NAMED);
+        }
+        if let Some(partners) = &mut self.partners {
+            partners.failing.truncate(NAMED);
+            for partner in &mut partners.failing {
+                partner.reason = message(&partner.reason, TEXT);
+            }
         }
         self.records.truncate(1200);
         for record in &mut self.records {
@@ -102,7 +120,7 @@ impl XmppFederationStatus {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use super::*;
-    use crate::api::status::{ImpStatus, RecordStatus};
+    use crate::api::status::{ImpStatus, PartnerTrouble, PartnersStatus, RecordStatus};
     use rstest::rstest;
 
     #[rstest]
@@ -126,6 +144,20 @@ mod tests {
         assert_eq!(message("short", 10), "short");
     }
 
+    #[rstest]
+    #[case(0, 0, None)]
+    #[case(16, 16, None)]
+    #[case(17, 16, Some(1))]
+    #[case(1000, 16, Some(984))]
+    fn the_first_items_are_named_and_the_rest_is_counted(
+        #[case] items: usize,
+        #[case] named: usize,
+        #[case] further: Option<i32>,
+    ) {
+        let (first, rest) = first(vec![(); items]);
+        assert_eq!((first.len(), rest), (named, further));
+    }
+
     #[test]
     fn a_long_value_of_a_request_is_told_from_another_one() {
         let long = "x".repeat(5000);
@@ -142,7 +174,17 @@ mod tests {
             message: "It is wrong. ".repeat(1000),
             unanswered_since: None,
         };
+        let partner = PartnerTrouble {
+            domain: "vngtp.lab".to_owned(),
+            local: None,
+            reason: "It does not answer. ".repeat(1000),
+            since: None,
+        };
         let status = XmppFederationStatus {
+            partners: Some(PartnersStatus {
+                failing: vec![partner; 50],
+                ..PartnersStatus::default()
+            }),
             records: vec![record; 1500],
             imp: vec![ImpStatus::default(); 50],
             ..XmppFederationStatus::default()
@@ -150,6 +192,7 @@ mod tests {
         .bounded();
         assert_eq!(status.records.len(), 1200);
         assert_eq!(status.imp.len(), 32);
+        assert_eq!(status.partners.as_ref().unwrap().failing.len(), 16);
         assert!(serde_json::to_vec(&status).unwrap().len() < 1_000_000);
         assert_eq!(status.clone().bounded(), status);
     }

@@ -85,13 +85,37 @@ fn conditions(root: &mut Value) {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "tests")]
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
     use super::*;
 
     #[test]
     fn the_schema_stays_small_enough_for_client_side_apply() {
         let bytes = serde_json::to_vec(&definition()).unwrap().len();
         assert!(bytes < 256 * 1024, "{bytes} bytes");
+    }
+
+    #[test]
+    fn each_column_shows_a_field_and_the_wide_ones_are_for_those_who_ask() {
+        let definition = definition();
+        let version = definition.pointer("/spec/versions/0").unwrap();
+        let (mut shown, mut wide) = (Vec::new(), Vec::new());
+        for column in version["additionalPrinterColumns"].as_array().unwrap() {
+            let to = if column.get("priority").is_some() {
+                &mut wide
+            } else {
+                &mut shown
+            };
+            to.push(column["name"].as_str().unwrap());
+            let path = column["jsonPath"].as_str().unwrap();
+            let path = path.split('[').next().unwrap().replace('.', "/properties/");
+            let schema = version["schema"]["openAPIV3Schema"].pointer(&path);
+            assert!(schema.is_some() || path.starts_with("/properties/metadata"), "{path}");
+        }
+        assert_eq!(
+            shown,
+            ["Ready", "Reason", "Edge", "Links", "Partners", "Address", "Age"]
+        );
+        assert_eq!(wide, ["Domains", "Certificate"]);
     }
 
     #[test]

@@ -19,6 +19,12 @@ pub struct XmppFederationStatus {
     /// The edge pods.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub edge: Option<EdgeStatus>,
+    /// The links of the edge pods to the routers of IM and Presence.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub links: Option<LinksStatus>,
+    /// The partners that the spec names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub partners: Option<PartnersStatus>,
     /// The certificate shown to peers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub certificate: Option<CertificateStatus>,
@@ -60,6 +66,68 @@ pub struct EdgeStatus {
     #[serde(default)]
     #[schemars(length(max = 32))]
     pub addresses: Vec<String>,
+}
+
+/// The links to routers.
+#[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq, Eq, Default)]
+#[serde(rename_all = "camelCase")]
+pub struct LinksStatus {
+    /// Links that work and wanted ones, as a column shows it. Without a link that is wanted: 0/0.
+    pub up: String,
+    /// Links that do not work, by pod and node.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub down: Vec<LinkTrouble>,
+    /// How many more do not work.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub further: Option<i32>,
+}
+
+/// One link that does not work; the condition of the links has the sentence.
+#[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[serde(rename_all = "camelCase")]
+pub struct LinkTrouble {
+    /// The edge pod.
+    pub pod: String,
+    /// Name of the entry in spec.imp.
+    pub imp: String,
+    /// The node of IM and Presence.
+    pub node: String,
+    /// A word of the catalogue of reasons.
+    pub reason: String,
+    /// RFC 3339 time since when.
+    pub since: String,
+}
+
+/// The partners that the spec names; a wildcard names none.
+#[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq, Eq, Default)]
+#[serde(rename_all = "camelCase")]
+pub struct PartnersStatus {
+    /// Named partners that do not fail and all named ones, as a column shows it. Where none is named: 0/0.
+    pub reachable: String,
+    /// Partners that fail: those of which an edge pod tells, by name; then those whose records fail.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub failing: Vec<PartnerTrouble>,
+    /// How many more fail.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub further: Option<i32>,
+}
+
+/// One partner that fails.
+#[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct PartnerTrouble {
+    /// The remote domain.
+    pub domain: String,
+    /// The hosted domain that the partner refuses; absent: it cannot be reached at all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub local: Option<String>,
+    /// The last reason as a sentence.
+    pub reason: String,
+    /// RFC 3339 time of the first failure since it last worked; absent: its records fail.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<String>,
 }
 
 /// A certificate.

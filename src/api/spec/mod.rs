@@ -41,10 +41,13 @@ pub use tls::*;
         label_selector_path = ".status.edge.selector"
     ),
     printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
-    printcolumn(name = "Domains", type_ = "string", json_path = ".spec.domains"),
+    printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason", description = "Why Ready has its status"),
     printcolumn(name = "Edge", type_ = "string", json_path = ".status.edge.ready", description = "Ready and wanted edge pods"),
-    printcolumn(name = "Certificate", type_ = "string", json_path = ".status.certificate.notAfter", description = "When the certificate expires"),
-    printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason", priority = 1),
+    printcolumn(name = "Links", type_ = "string", json_path = ".status.links.up", description = "Working and wanted links to routers"),
+    printcolumn(name = "Partners", type_ = "string", json_path = ".status.partners.reachable", description = "Named partners that do not fail, and all named ones"),
+    printcolumn(name = "Address", type_ = "string", json_path = ".status.edge.addresses[0]", description = "The first public address"),
+    printcolumn(name = "Domains", type_ = "string", json_path = ".spec.domains", priority = 1),
+    printcolumn(name = "Certificate", type_ = "string", json_path = ".status.certificate.notAfter", description = "When the certificate expires", priority = 1),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(rename_all = "camelCase")]

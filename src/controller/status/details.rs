@@ -1,6 +1,6 @@
 //! Everything but the conditions.
 
-use super::Inputs;
+use super::{Inputs, links, partners};
 use crate::api::status::{
     ActionStatus, CertificateStatus, DialbackStatus, EdgeStatus, ImpStatus, LeavingStatus, NodeStatus, PendingRestart,
     RecordStatus, RegistrationStatus, XmppFederationStatus,
@@ -26,6 +26,8 @@ pub fn details(inputs: &Inputs<'_>, previous: &XmppFederationStatus) -> XmppFede
             selector: valid.owner.selector(),
             addresses: inputs.effects.reach.shown(),
         }),
+        links: Some(links::shown(inputs)),
+        partners: Some(partners::shown(inputs, previous.partners.as_ref())),
         certificate: certificate(inputs, ChainField::Certificate),
         client_certificate: certificate(inputs, ChainField::ClientCertificate),
         dialback: inputs.material.dialback.as_ref().ok().map(|_| DialbackStatus {

@@ -6,8 +6,10 @@ use xmpp_federation_core::edge_status::LinkState;
 
 use super::symptom::{self, PodLink, Symptom};
 use super::{Inputs, answering};
+use crate::api::bounds;
 use crate::api::conditions::Verdict;
 use crate::api::reasons::Reason;
+use crate::api::status::{LinkTrouble, LinksStatus};
 use crate::controller::effects::ClusterResult;
 use xmpp_federation_imp::reasons::Reason as ImpReason;
 
@@ -24,30 +26,80 @@ pub(super) fn verdicts(inputs: &Inputs<'_>) -> Vec<(String, Verdict)> {
         .collect()
 }
 
-fn of_one(inputs: &Inputs<'_>, result: &ClusterResult) -> Verdict {
-    let valid = inputs.valid;
-    if !valid.active {
-        return Verdict::unknown(Reason::Prepared, "spec.activation is Prepared, so no link is opened");
+/// The links as the status has them: one that works has no symptom.
+pub(super) fn shown(inputs: &Inputs<'_>) -> LinksStatus {
+    let (mut up, mut wanted, mut down) = (0, 0, Vec::new());
+    for result in &inputs.effects.clusters {
+        if unwanted(inputs, result).is_some() {
+            continue;
+        }
+        let mut links = 0;
+        for link in all(inputs, &result.entry) {
+            links += 1;
+            match symptom::of(inputs, link) {
+                None => up += 1,
+                Some(symptom) => down.push(LinkTrouble {
+                    pod: link.pod.name.clone(),
+                    imp: result.entry.clone(),
+                    node: link.status.node.clone(),
+                    reason: symptom.reason().to_string(),
+                    since: link.status.since.clone(),
+                }),
+            }
+        }
+        // Where the nodes are not known, those that the pods dial are wanted.
+        wanted += expected(inputs, &nodes(result)).max(links);
     }
-    if let Some(error) = inputs.material.router_missing(&result.entry) {
+    // Pods tell of their links in an order that moves.
+    down.sort();
+    let (down, further) = bounds::first(down);
+    LinksStatus {
+        up: format!("{up}/{wanted}"),
+        down,
+        further,
+    }
+}
+
+/// Why no link to a cluster is opened; `None`: each pod wants one to each of its nodes.
+fn unwanted(inputs: &Inputs<'_>, result: &ClusterResult) -> Option<Verdict> {
+    if !inputs.valid.active {
+        let why = "spec.activation is Prepared, so no link is opened";
+        return Some(Verdict::unknown(Reason::Prepared, why));
+    }
+    match &result.report {
+        Ok(report) if report.barred => Some(Verdict::unknown(
+            ImpReason::SameCluster,
+            "no link is opened for it, see ComponentsRegistered",
+        )),
+        Ok(report) if report.served_by_others() => Some(Verdict::unknown(
+            ImpReason::ForeignComponents,
+            "no link is opened while rows of others stand in IM&P's table, see ComponentsRegistered",
+        )),
+        _ => None,
+    }
+}
+
+fn nodes(result: &ClusterResult) -> Vec<&str> {
+    let report = result.report.iter();
+    report
+        .flat_map(|report| &report.nodes)
+        .map(|node| node.name.as_str())
+        .collect()
+}
+
+fn expected(inputs: &Inputs<'_>, nodes: &[&str]) -> usize {
+    nodes.len() * usize::from(inputs.pods_allowed)
+}
+
+fn of_one(inputs: &Inputs<'_>, result: &ClusterResult) -> Verdict {
+    let missing = inputs.material.router_missing(&result.entry);
+    if let Some(error) = missing.filter(|_| inputs.valid.active) {
         return Verdict::no(Reason::SecretMissing, error.to_string());
     }
-    let nodes: Vec<&str> = match &result.report {
-        Ok(report) if report.barred => {
-            return Verdict::unknown(
-                ImpReason::SameCluster,
-                "no link is opened for it, see ComponentsRegistered",
-            );
-        }
-        Ok(report) if report.served_by_others() => {
-            return Verdict::unknown(
-                ImpReason::ForeignComponents,
-                "no link is opened while rows of others stand in IM&P's table, see ComponentsRegistered",
-            );
-        }
-        Ok(report) => report.nodes.iter().map(|n| n.name.as_str()).collect(),
-        Err(_) => Vec::new(),
-    };
+    if let Some(verdict) = unwanted(inputs, result) {
+        return verdict;
+    }
+    let nodes = nodes(result);
     let links: Vec<PodLink<'_>> = all(inputs, &result.entry).collect();
     if let Some(verdict) = broken(inputs, &links) {
         return verdict;
@@ -63,7 +115,7 @@ fn of_one(inputs: &Inputs<'_>, result: &ClusterResult) -> Verdict {
             },
         );
     }
-    let expected = nodes.len() * usize::from(inputs.pods_allowed);
+    let expected = expected(inputs, &nodes);
     if up < expected {
         return Verdict::no(
             Reason::LinksDown,
@@ -135,7 +187,7 @@ fn broken(inputs: &Inputs<'_>, links: &[PodLink<'_>]) -> Option<Verdict> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
-    use super::super::testing::{World, link, report, status, verdict, world};
+    use super::super::testing::{World, details_of, link, report, status, verdict, world};
     use crate::api::conditions::{Status, Type};
     use rstest::rstest;
     use serde_json::{Value, json};
@@ -311,6 +363,88 @@ mod tests {
     fn prepared_opens_no_link_and_is_not_blamed_for_it() {
         let verdict = verdict(&world("/activation", json!("Prepared")), Type::RouterLinksUp);
         assert_eq!((verdict.status, verdict.reason.as_str()), (Status::Unknown, "Prepared"));
+    }
+
+    fn to(node: &str, link: LinkStatus) -> LinkStatus {
+        LinkStatus {
+            node: node.to_owned(),
+            ..link
+        }
+    }
+
+    /// A cluster with two nodes, as far as it was read.
+    fn of_two_nodes(path: &str, value: Value, known: bool, links: Vec<LinkStatus>) -> World {
+        let mut world = world(path, value);
+        if known {
+            let mut report = report(true, false, Verdict::yes(ImpReason::InSync, "all of them"));
+            let mut second = report.nodes.first().unwrap().clone();
+            "ecup10s.coluc.com".clone_into(&mut second.name);
+            report.nodes.push(second);
+            world.imp = Ok(report);
+        }
+        status(&mut world).links = links;
+        world
+    }
+
+    const FIRST: &str = "ecup10.coluc.com";
+    const SECOND: &str = "ecup10s.coluc.com";
+
+    /// The column has the links that work, of those that are wanted; the others are named in an order that does not move.
+    #[rstest]
+    #[case::all_work(true, vec![to(FIRST, link(LinkState::Up)), to(SECOND, link(LinkState::Up))], "2/2", &[])]
+    #[case::one_is_not_attempted(true, vec![to(FIRST, link(LinkState::Up))], "1/2", &[])]
+    #[case::none_is_told(true, vec![], "0/2", &[])]
+    #[case::one_is_down(true, vec![to(SECOND, link(LinkState::Unreachable)), to(FIRST, link(LinkState::Up))], "1/2", &["ecup10s.coluc.com RouterUnreachable"])]
+    #[case::both_are_down(true, vec![to(SECOND, link(LinkState::WrongSecret)), to(FIRST, link(LinkState::UnknownComponent))], "0/2", &["ecup10.coluc.com TableNotRead", "ecup10s.coluc.com RouterSecretWrong"])]
+    #[case::everything_comes_back(true, vec![to(FIRST, bouncing()), to(SECOND, link(LinkState::Up))], "1/2", &["ecup10.coluc.com EverythingReturned"])]
+    #[case::nodes_are_not_known(false, vec![to(FIRST, link(LinkState::Up))], "1/1", &[])]
+    #[case::nothing_is_known(false, vec![], "0/0", &[])]
+    fn links_are_counted_and_those_that_do_not_work_are_named(
+        #[case] known: bool,
+        #[case] links: Vec<LinkStatus>,
+        #[case] up: &str,
+        #[case] down: &[&str],
+    ) {
+        let world = of_two_nodes("", Value::Null, known, links);
+        let found = details_of(&world).links.unwrap();
+        assert!(
+            found
+                .down
+                .iter()
+                .all(|link| link.pod == "coluc-edge-0" && link.imp == "main")
+        );
+        let told = found.down.iter().map(|link| format!("{} {}", link.node, link.reason));
+        assert_eq!(told.collect::<Vec<_>>(), down);
+        assert_eq!(found.up, up);
+        let (working, wanted) = up.split_once('/').unwrap();
+        let all = verdict(&world, Type::RouterLinksUp).status == Status::True;
+        assert_eq!(all, working == wanted && wanted != "0");
+    }
+
+    #[test]
+    fn prepared_wants_no_link() {
+        let links = vec![to(FIRST, link(LinkState::Unreachable))];
+        let world = of_two_nodes("/activation", json!("Prepared"), true, links);
+        let found = details_of(&world).links.unwrap();
+        assert_eq!((found.up.as_str(), found.down.len()), ("0/0", 0));
+    }
+
+    /// What goes on by itself at a link changes nothing in the status.
+    #[test]
+    fn counts_that_go_on_are_no_change_of_the_links() {
+        let links = |sent: u64| {
+            let mut first = to(FIRST, bouncing());
+            let returned = first.returned.as_mut().unwrap();
+            (returned.sent, returned.returned) = (sent, sent);
+            first.open_seconds = Some(sent);
+            let down = LinkStatus {
+                reason: Some(format!("attempt {sent}")),
+                ..to(SECOND, link(LinkState::Unreachable))
+            };
+            let links = if sent > 9 { vec![down, first] } else { vec![first, down] };
+            details_of(&of_two_nodes("", Value::Null, true, links)).links
+        };
+        assert_eq!(links(9), links(900));
     }
 
     #[rstest]

@@ -160,7 +160,12 @@ pub fn verdict(world: &World, kind: Type) -> Verdict {
 
 /// Everything in the status but the conditions.
 pub fn details_of(world: &World) -> XmppFederationStatus {
-    with_inputs(world, |inputs| details(inputs, &XmppFederationStatus::default()))
+    details_after(world, &XmppFederationStatus::default())
+}
+
+/// The same where a status is there.
+pub fn details_after(world: &World, before: &XmppFederationStatus) -> XmppFederationStatus {
+    with_inputs(world, |inputs| details(inputs, before))
 }
 
 fn with_inputs<T>(world: &World, look: impl FnOnce(&Inputs<'_>) -> T) -> T {

@@ -7,7 +7,7 @@ use tokio::task::JoinHandle;
 
 use super::install;
 use super::pod::Pod;
-use super::report::Talk;
+use super::report::{Talk, ensure};
 use super::resource::{Federation, Sample};
 use super::world::World;
 use testkit_base::Error;
@@ -33,6 +33,18 @@ pub fn watch(sample: &Sample, applied: Instant) -> JoinHandle<Result<Duration, E
     })
 }
 
+/// What `kubectl get` shows of a resource that is Ready, with two pods and two nodes.
+fn columns(table: &str, name: &str) -> Result<(), Error> {
+    let mut lines = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let (head, row) = (lines.next().unwrap_or_default(), lines.next().unwrap_or_default());
+    let wanted = ["NAME", "READY", "REASON", "EDGE", "LINKS", "PARTNERS", "ADDRESS", "AGE"];
+    ensure(head == wanted, || format!("the columns are {head:?}"))?;
+    match row.as_slice() {
+        [of, "True", _, "2/2", "4/4", _, _, _] if *of == name => Ok(()),
+        _ => Err(format!("the row is {row:?}").into()),
+    }
+}
+
 /// Shows the resource, the time, the memory.
 pub async fn show(
     talk: Talk,
@@ -48,6 +60,7 @@ pub async fn show(
     sample.becomes(talk, "Ready", "True", Duration::from_mins(1)).await?;
     let table = world.lab.kubectl(&["-n", &sample.namespace, "get", "xfed"]).await?;
     talk.say(table.trim_end());
+    columns(&table, &sample.name)?;
     for condition in sample.status().await?.conditions {
         talk.fact(&condition.kind, condition.status);
     }
