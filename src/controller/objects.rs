@@ -15,7 +15,6 @@ use serde_json::Value;
 use xmpp_federation_core::SecretBytes;
 use xmpp_federation_core::edge_config::HostPort;
 
-use super::build::NodeAddresses;
 use super::fields::{self, ForeignField, OwnFields};
 use super::kube::Kind;
 use super::names::EDGE_CONFIG;
@@ -66,6 +65,9 @@ fn kind_of(owner: &OwnerReference) -> Cow<'static, str> {
         Cow::Owned(owner.kind.clone())
     }
 }
+
+/// Node names and addresses of one cluster, publisher first.
+pub type NodeAddresses = Vec<(String, String)>;
 
 /// What is read of an object, by its kind.
 #[derive(Debug, Clone)]

@@ -11,6 +11,7 @@ use xmpp_federation_core::edge_config::{
 
 use super::stateful_set::{CERTIFICATE_DIR, CLIENT_CERTIFICATE_DIR, CONFIG_DIR, CONTROL_SOCKET, REVOCATION_LISTS};
 use crate::controller::names::{ADMIN_PORT, DIALBACK_KEY, EDGE_CONFIG, router_file};
+use crate::controller::objects::NodeAddresses;
 use crate::controller::validate::{ImpCluster, ValidSpec};
 
 /// Port of direct TLS (XEP-0368), in the pods and at the Service.
@@ -18,8 +19,6 @@ pub const DIRECT_TLS_PORT: u16 = 5270;
 
 /// Addresses of the XCP routers by name of the entry in spec.imp.
 pub type RouterAddresses = BTreeMap<String, NodeAddresses>;
-/// Node names and addresses of one cluster, publisher first.
-pub type NodeAddresses = Vec<(String, String)>;
 
 /// What the file says.
 pub fn edge_config(valid: &ValidSpec, links: &RouterAddresses) -> EdgeConfig {

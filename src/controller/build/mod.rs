@@ -22,7 +22,7 @@ use xmpp_federation_core::edge_config::{EdgeConfig, Problem};
 
 use super::dereference::KubeView;
 use super::validate::{Refusal, ValidSpec};
-pub use config::{NodeAddresses, RouterAddresses, edge_config};
+pub use config::{RouterAddresses, edge_config};
 use material::Material;
 pub use running::{ClusterSlots, pods_to_run};
 

@@ -23,14 +23,14 @@ pub use records::Records;
 pub use routers::RESOLVE_EVERY;
 use routers::router_addresses;
 
-use super::build::{NodeAddresses, RouterAddresses};
+use super::build::RouterAddresses;
 use super::cache::Cache;
 use super::dereference::{EdgePod, KubeView};
 use super::desired::{Resource, desired, sibling};
 use super::environment::Environment;
 use super::events::Note;
 use super::kube::Error;
-use super::objects::Content;
+use super::objects::{Content, NodeAddresses};
 use super::observer::Observation;
 use super::questions::{ClusterAnswer, ClusterQuestion};
 use super::references::{SecretError, Secrets};

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::{ClusterResult, Effects, routers};
-use crate::controller::build::{ClusterSlots, NodeAddresses, RouterAddresses, Topology, pods_to_run};
+use crate::controller::build::{ClusterSlots, RouterAddresses, Topology, pods_to_run};
 use crate::controller::dereference::{EdgePod, KubeView, PodStatusError};
-use crate::controller::objects::Content;
+use crate::controller::objects::{Content, NodeAddresses};
 use crate::controller::validate::ValidSpec;
 use xmpp_federation_imp::report::Report;
 

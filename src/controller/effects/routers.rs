@@ -3,11 +3,11 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use crate::controller::build::{NodeAddresses, RouterAddresses};
+use crate::controller::build::RouterAddresses;
 use crate::controller::dereference::KubeView;
 use crate::controller::environment::Environment;
 use crate::controller::names::Owner;
-use crate::controller::objects::Content;
+use crate::controller::objects::{Content, NodeAddresses};
 use crate::controller::questions::RoutersQuestion;
 use crate::controller::validate::ImpCluster;
 use xmpp_federation_core::edge_config::HostPort;
