@@ -26,10 +26,18 @@ pub enum UnreadableChain {
     /// The text ends within a block, or a block is no base64.
     #[error("is not PEM: {0}; write each certificate as a whole block -----BEGIN CERTIFICATE-----")]
     Pem(String),
-    /// A block is no certificate; the first one is 1.
-    #[error("holds a certificate (number {0}) that is not readable: {1}; replace it")]
-    Certificate(usize, String),
+    /// The first block is no certificate.
+    #[error("begins with a certificate that is not readable: {0}; replace it")]
+    Certificate(String),
+    /// More than any chain has, and each may have to be verified with each.
+    #[error(
+        "holds {0} certificates, and a chain has {LONGEST} at most; write the certificate, then those of the authorities above it, and no others"
+    )]
+    TooMany(usize),
 }
+
+/// Certificates of a text; real chains have four or five.
+pub const LONGEST: usize = 16;
 
 /// Who shows the chain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -123,24 +131,32 @@ pub fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, Unreadab
     let found: Vec<_> = blocks
         .collect::<Result<_, _>>()
         .map_err(|error| UnreadableChain::Pem(error.to_string()))?;
-    if found.is_empty() {
-        return Err(UnreadableChain::Empty);
+    match found.len() {
+        0 => Err(UnreadableChain::Empty),
+        1..=LONGEST => Ok(found),
+        many => Err(UnreadableChain::TooMany(many)),
     }
-    Ok(found)
 }
 
 /// Judges the chain in a PEM text.
 pub fn examine(pem: &[u8], terms: &Terms<'_>) -> Result<Examination, UnreadableChain> {
     let ders = certificates(pem)?;
-    let links = ders.iter().enumerate().map(|(at, der)| Link::of(at, der));
-    let links: Vec<Link<'_>> = links.collect::<Result<_, _>>()?;
+    let mut faults = Faults::default();
+    let mut links = Vec::new();
+    for (at, der) in ders.iter().enumerate() {
+        match Link::of(at, der) {
+            Ok(link) => links.push(link),
+            Err(why) if at == 0 => return Err(UnreadableChain::Certificate(why)),
+            // TLS libraries pass on what stands behind the first one.
+            Err(why) => faults.unreadable(at, &why),
+        }
+    }
     let anchors = Anchors::of(terms.anchors);
     let path = Path::of(&links, &anchors).ok_or(UnreadableChain::Empty)?;
     let leaf = path.leaf;
     let names =
-        CertificateNames::from_der(leaf.der).map_err(|error| UnreadableChain::Certificate(1, error.to_string()))?;
+        CertificateNames::from_der(leaf.der).map_err(|error| UnreadableChain::Certificate(error.to_string()))?;
 
-    let mut faults = Faults::default();
     faults.usage_and_strength(&path, terms.shown);
     faults.key(&ders, leaf, terms);
     faults.dates(&path, terms.now);

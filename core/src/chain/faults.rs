@@ -39,6 +39,13 @@ impl Faults {
         self.0
     }
 
+    /// A block behind the first one, at that place from 0, is no certificate.
+    pub fn unreadable(&mut self, at: usize, why: &str) {
+        let number = at + 1;
+        let sentence = format!("certificate number {number} is not readable: {why}; remove or replace it");
+        self.add(FaultKind::Chain, sentence);
+    }
+
     /// The key fits the first certificate. Its bytes never go into a sentence.
     pub fn key(&mut self, chain: &[CertificateDer<'static>], leaf: &Link<'_>, terms: &Terms<'_>) {
         let (name, label) = (terms.key_name, leaf.label());

@@ -8,7 +8,7 @@ use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 use x509_parser::time::ASN1Time;
 
-use super::{Nearness, UnreadableChain};
+use super::Nearness;
 use crate::peer_key;
 
 /// The end of a chain is near when this is left …
@@ -31,9 +31,9 @@ pub(super) struct Link<'a> {
 }
 
 impl<'a> Link<'a> {
-    pub fn of(at: usize, der: &'a CertificateDer<'static>) -> Result<Self, UnreadableChain> {
-        let unreadable = |why: String| UnreadableChain::Certificate(at + 1, why);
-        let (_, parsed) = X509Certificate::from_der(der).map_err(|error| unreadable(error.to_string()))?;
+    /// An error says why it cannot be read.
+    pub fn of(at: usize, der: &'a CertificateDer<'static>) -> Result<Self, String> {
+        let (_, parsed) = X509Certificate::from_der(der).map_err(|error| error.to_string())?;
         Ok(Self {
             at,
             der,
@@ -172,12 +172,14 @@ impl<'l> Path<'l> {
                 break End::SelfSigned { known };
             }
             let unused = |link: &&Link<'_>| !links.iter().any(|used| used.at == link.at);
-            let mut issuers = all.iter().filter(unused).filter(|link| link.has_issued(last));
-            // Behind a known authority a certificate of it by another one is for old peers.
+            let issuers = || all.iter().filter(unused).filter(|link| link.has_issued(last));
+            let ends = |link: &&Link<'_>| link.is_self_signed() || anchors.know_issuer_of(link);
+            // Behind a known authority a certificate of it by another one is for old peers. An issuer may have several
+            // certificates, and peers find the one that leads on.
             let next = if known {
-                issuers.find(|link| link.is_self_signed())
+                issuers().find(|link| link.is_self_signed())
             } else {
-                issuers.next()
+                issuers().find(ends).or_else(|| issuers().next())
             };
             match next {
                 Some(next) => {

@@ -449,11 +449,56 @@ fn keys_of_each_form_and_strength(
 #[case::garbage_in_the_block("-----BEGIN CERTIFICATE-----\n!!!!\n-----END CERTIFICATE-----\n", "is not PEM")]
 #[case::no_certificate(
     "-----BEGIN CERTIFICATE-----\nMAMCAQE=\n-----END CERTIFICATE-----\n",
-    "(number 1) that is not readable"
+    "begins with a certificate that is not readable"
 )]
 fn what_holds_no_chain_is_an_error_with_a_remedy(#[case] pem: &str, #[case] words: &str) {
     let error = examined(pem, "", "", Shown::ToClients, now()).unwrap_err().to_string();
     assert!(error.contains(words) && error.contains("; "), "{error}");
+}
+
+const UNREADABLE: &str = "-----BEGIN CERTIFICATE-----\nMAMCAQE=\n-----END CERTIFICATE-----\n";
+
+#[test]
+fn a_certificate_behind_the_first_that_is_not_readable_is_a_fault_and_no_end() {
+    let pki = Pki::new();
+    let pem = pki.leaf(unchanged) + UNREADABLE + &pki.middle.pem();
+    let key = pki.key.serialize_pem();
+    let found = examined(&pem, &key, &pki.root.pem(), Shown::ToClients, now()).unwrap();
+    assert_eq!(kinds(&found).first(), Some(&Chain), "{}", said(&found));
+    assert!(
+        said(&found).contains("certificate number 2 is not readable"),
+        "{}",
+        said(&found)
+    );
+}
+
+/// Each may have to be verified with each.
+#[test]
+fn more_certificates_than_any_chain_has_are_not_judged() {
+    let pki = Pki::new();
+    let key = pki.key.serialize_pem();
+    let pem = |more: usize| pki.leaf(unchanged) + &pki.middle.pem().repeat(more);
+    let found = |more| examined(&pem(more), &key, &pki.root.pem(), Shown::ToClients, now());
+    assert!(found(LONGEST - 1).is_ok());
+    let error = found(LONGEST).unwrap_err().to_string();
+    assert!(
+        error.starts_with("holds 17 certificates, and a chain has 16 at most"),
+        "{error}"
+    );
+}
+
+#[test]
+fn of_two_certificates_of_one_issuer_the_one_that_leads_on_counts() {
+    let (pki, unknown) = (Pki::new(), authority("Old", None, keypair(), unchanged));
+    let old = authority("Middle", Some(&unknown), copy(pki.middle.key()), unchanged);
+    let pem = pki.leaf(unchanged) + &old.pem() + &pki.middle.pem();
+    let key = pki.key.serialize_pem();
+    let found = examined(&pem, &key, &pki.root.pem(), Shown::ToClients, now()).unwrap();
+    assert!(
+        !said(&found).contains("\"CN=Middle\" was issued by"),
+        "{}",
+        said(&found)
+    );
 }
 
 #[test]
