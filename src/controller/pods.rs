@@ -35,6 +35,8 @@ pub struct PodState {
     pub node: Option<String>,
     /// The hash of the configuration that its annotation asks it to load.
     pub notified: Option<String>,
+    /// Who keeps it although it has ended.
+    pub finalizers: Vec<String>,
     /// Why it does not run, as Kubernetes says.
     pub trouble: Option<String>,
 }
@@ -71,11 +73,21 @@ impl PodState {
         let unscheduled = condition("PodScheduled", "False");
         let unscheduled = unscheduled.and_then(|c| Some(format!("{}: {}", reason(c), c.message.as_ref()?)));
         let node = pod.spec.as_ref().and_then(|spec| spec.node_name.clone());
-        // The kubelet sets both; the node's controller alone sets the one.
-        let silent = condition("Ready", "False").and(condition("ContainersReady", "True"));
-        let silent = silent
-            .and(node.as_ref())
-            .map(|node| format!("node {node} does not report any more; {}", out_of_service(node)));
+        // The kubelet sets both alike, but for gates of others; the node's controller alone sets the one.
+        let apart = condition("Ready", "False").filter(|_| condition("ContainersReady", "True").is_some());
+        let apart = apart.and_then(|ready| {
+            if ready.reason.as_deref() == Some("ReadinessGatesNotReady") {
+                let gates = ready.message.as_deref().unwrap_or("readiness gates are not ready");
+                return Some(format!(
+                    "{gates}; what sets these gates, as a load balancer's controller, has not done so yet"
+                ));
+            }
+            let node = node.as_ref()?;
+            Some(format!(
+                "node {node} does not report any more; {}",
+                out_of_service(node)
+            ))
+        });
         Some(Self {
             index: name.rsplit('-').next().and_then(|n| n.parse().ok()).unwrap_or(0),
             uid: pod.uid().unwrap_or_default(),
@@ -85,9 +97,10 @@ impl PodState {
             ready: condition("Ready", "True").is_some(),
             stopping: pod.metadata.deletion_timestamp.is_some(),
             ends: pod.metadata.deletion_timestamp.as_ref().map(|time| time.0),
+            finalizers: pod.finalizers().to_vec(),
             node,
             notified: pod.annotations().get(CONFIG_HASH).cloned(),
-            trouble: waiting.or(unscheduled).or(silent),
+            trouble: waiting.or(unscheduled).or(apart),
             name,
         })
     }
@@ -99,11 +112,18 @@ impl PodState {
 
     /// Why it goes on being deleted, if its end is overdue.
     pub fn hangs(&self, now: Timestamp) -> Option<String> {
-        let node = self
-            .node
-            .as_deref()
-            .filter(|_| self.overdue().is_some_and(|at| at <= now))?;
-        let (name, remedy) = (&self.name, out_of_service(node));
+        if self.overdue().is_none_or(|at| at > now) {
+            return None;
+        }
+        let name = &self.name;
+        if !self.finalizers.is_empty() {
+            let kept = self.finalizers.join(", ");
+            return Some(format!(
+                "pod {name} should have ended, and its finalizers keep it, so it is not replaced: {kept}; look at the controller that sets them"
+            ));
+        }
+        let node = self.node.as_deref()?;
+        let remedy = out_of_service(node);
         Some(format!(
             "pod {name} should have ended, and node {node} does not confirm it, so it is not replaced; {remedy}"
         ))
@@ -158,6 +178,7 @@ mod tests {
     #[case::gated(json!([{"type": "PodScheduled", "status": "False", "reason": "SchedulingGated", "message": "gates"}]), Some("SchedulingGated: gates"))]
     #[case::not_ready(json!([{"type": "Ready", "status": "False"}, {"type": "ContainersReady", "status": "False"}]), None)]
     #[case::node_lost(json!([{"type": "Ready", "status": "False"}, {"type": "ContainersReady", "status": "True"}]), Some("node n1 does not report any more; repair the node, or if it is certainly off: kubectl taint nodes n1 node.kubernetes.io/out-of-service=nodeshutdown:NoExecute"))]
+    #[case::readiness_gate(json!([{"type": "Ready", "status": "False", "reason": "ReadinessGatesNotReady", "message": "corresponding condition of pod readiness gate \"g\" does not exist."}, {"type": "ContainersReady", "status": "True"}]), Some("corresponding condition of pod readiness gate \"g\" does not exist.; what sets these gates, as a load balancer's controller, has not done so yet"))]
     #[case::ready(json!([{"type": "Ready", "status": "True"}, {"type": "ContainersReady", "status": "True"}]), None)]
     fn a_pod_that_cannot_run_is_told_with_scheduler_or_node(
         #[case] conditions: serde_json::Value,
@@ -182,6 +203,13 @@ mod tests {
         let told = state.hangs(at("2026-11-30T10:00:30Z")).unwrap();
         assert!(
             told.starts_with("pod coluc-edge-1 should have ended, and node n1 does not confirm it"),
+            "{told}"
+        );
+        pod.metadata.finalizers = Some(vec!["batch.kubernetes.io/job-tracking".to_owned()]);
+        let state = PodState::new(&pod, None).unwrap();
+        let told = state.hangs(at("2026-11-30T10:00:30Z")).unwrap();
+        assert!(
+            told.contains("its finalizers keep it") && told.contains("job-tracking") && !told.contains("taint"),
             "{told}"
         );
     }

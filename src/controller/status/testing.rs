@@ -124,6 +124,7 @@ pub fn world(path: &str, value: Value) -> World {
         ready: true,
         stopping: false,
         ends: None,
+        finalizers: Vec::new(),
         node: Some("node1".to_owned()),
         notified: None,
         trouble: None,
