@@ -96,14 +96,15 @@ fn pod_spec(valid: &ValidSpec) -> PodSpec {
     }
 }
 
-/// What is given takes the place of the user and the groups; the rest of the restricted profile stays unless given.
+/// Where user or groups are given, or nothing is (`{}`), the platform sets the others; without them the files that are
+/// mounted could not be read. The rest of the restricted profile stays unless given.
 fn security_context(given: Option<&PodSecurityContext>) -> PodSecurityContext {
-    let mut context = given.cloned().unwrap_or_else(|| PodSecurityContext {
-        run_as_user: Some(USER),
-        run_as_group: Some(USER),
-        fs_group: Some(USER),
-        ..PodSecurityContext::default()
-    });
+    let mut context = given.cloned().unwrap_or_default();
+    let identity = (context.run_as_user, context.run_as_group, context.fs_group);
+    let left_to_the_platform = given == Some(&PodSecurityContext::default()) || identity != (None, None, None);
+    if !left_to_the_platform {
+        (context.run_as_user, context.run_as_group, context.fs_group) = (Some(USER), Some(USER), Some(USER));
+    }
     context.run_as_non_root.get_or_insert(true);
     context.seccomp_profile.get_or_insert_with(|| SeccompProfile {
         type_: "RuntimeDefault".to_owned(),

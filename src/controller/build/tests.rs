@@ -236,6 +236,8 @@ fn wanted(object: &DesiredObject<impl Serialize>) -> Value {
 #[case::platform_users("pod", json!({"securityContext": {}}), "StatefulSet", "/spec/template/spec/securityContext", json!({"runAsNonRoot": true, "seccompProfile": {"type": "RuntimeDefault"}}))]
 #[case::own_users("pod", json!({}), "StatefulSet", "/spec/template/spec/securityContext/runAsUser", json!(65532))]
 #[case::own_profile("pod", json!({"securityContext": {"seccompProfile": {"type": "Localhost", "localhostProfile": "edge.json"}}}), "StatefulSet", "/spec/template/spec/securityContext/seccompProfile/localhostProfile", json!("edge.json"))]
+#[case::own_profile_as_the_usual_user("pod", json!({"securityContext": {"seccompProfile": {"type": "Localhost", "localhostProfile": "edge.json"}}}), "StatefulSet", "/spec/template/spec/securityContext/fsGroup", json!(65532))]
+#[case::own_user_alone("pod", json!({"securityContext": {"runAsUser": 1000}}), "StatefulSet", "/spec/template/spec/securityContext/fsGroup", json!(null))]
 #[case::ready_for_a_while("minReady", json!("30s"), "StatefulSet", "/spec/minReadySeconds", json!(30))]
 #[case::not_at_all("minReady", json!("0s"), "StatefulSet", "/spec/minReadySeconds", json!(0))]
 #[case::node_port("service", json!({"type": "NodePort", "nodePort": 31269, "healthCheckNodePort": 31271}), "Service", "/spec/ports/0/nodePort", json!(31269))]
