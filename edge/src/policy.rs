@@ -56,16 +56,22 @@ impl PeerPolicy {
     fn of(partner: &Partner, general: &Self) -> Self {
         let (tls, limits) = (&partner.tls, &partner.limits);
         let has_rate = limits.messages_per_second.is_some() || limits.bytes_per_second.is_some();
-        let is_wildcard = partner.domain.exact().is_none();
+        let shares = has_rate && partner.domain.exact().is_none();
+        // A rate of each domain by itself is none that many share.
+        let general_rates = Some(general).filter(|_| !shares);
         Self {
             tls_mode: tls.mode.unwrap_or(general.tls_mode),
             require_certificate: tls.require_certificate.unwrap_or(general.require_certificate),
             pinned_sha256: tls.pinned_sha256.clone(),
             max_stanza_bytes: limits.max_stanza_bytes.unwrap_or(general.max_stanza_bytes),
-            messages_per_second: limits.messages_per_second.or(general.messages_per_second),
-            bytes_per_second: limits.bytes_per_second.or(general.bytes_per_second),
+            messages_per_second: limits
+                .messages_per_second
+                .or(general_rates.and_then(|general| general.messages_per_second)),
+            bytes_per_second: limits
+                .bytes_per_second
+                .or(general_rates.and_then(|general| general.bytes_per_second)),
             // Whoever has the domain has any number of names below it.
-            rates_shared_by: (has_rate && is_wildcard).then(|| partner.domain.clone()),
+            rates_shared_by: shares.then(|| partner.domain.clone()),
         }
     }
 }
@@ -268,18 +274,19 @@ mod tests {
     #[case::nobody("nobody.example", "Required, false, 30000, 40, 50000, each, DNS")]
     #[case::listed("listed.example", "Required, false, 30000, 40, 50000, each, DNS")]
     #[case::not_itself("partner.example", "Required, false, 30000, 40, 50000, each, DNS")]
-    #[case::wildcard("b.partner.example", "Required, false, 30000, 7, 50000, *.partner.example, route")]
-    #[case::listed_below_a_wildcard("c.partner.example", "Required, false, 30000, 7, 50000, *.partner.example, route")]
+    #[case::wildcard("b.partner.example", "Required, false, 30000, 7, none, *.partner.example, route")]
+    #[case::listed_below_a_wildcard("c.partner.example", "Required, false, 30000, 7, none, *.partner.example, route")]
     #[case::longer("x.deep.partner.example", "Optional, false, 30000, 40, 50000, each, DNS")]
-    #[case::between("deep.partner.example", "Required, false, 30000, 7, 50000, *.partner.example, route")]
+    #[case::between("deep.partner.example", "Required, false, 30000, 7, none, *.partner.example, route")]
     #[case::exact("a.partner.example", "Required, false, 20000, 40, 9000, each, DNS")]
-    #[case::below_the_exact("x.a.partner.example", "Required, false, 30000, 7, 50000, *.partner.example, route")]
+    #[case::below_the_exact("x.a.partner.example", "Required, false, 30000, 7, none, *.partner.example, route")]
     #[case::other("other.example", "Required, true, 30000, 40, 50000, each, DNS")]
     fn one_entry_counts_and_the_rest_comes_from_the_general_rules(#[case] remote: &str, #[case] expected: &str) {
         for mode in [PrivacyMode::AllowList, PrivacyMode::DenyList, PrivacyMode::AllowAll] {
             let policy = policy(mode, "listed.example, c.partner.example", TERMS);
             let (remote, route) = (domain(remote), |found| if found { "route" } else { "DNS" });
             let terms = policy.peer(&remote);
+            let rate = |rate: Option<u64>| rate.map_or("none".to_owned(), |rate| rate.to_string());
             let shared = terms
                 .rates_shared_by
                 .as_ref()
@@ -289,8 +296,8 @@ mod tests {
                 terms.tls_mode,
                 terms.needs_certificate(),
                 terms.max_stanza_bytes,
-                terms.messages_per_second.unwrap(),
-                terms.bytes_per_second.unwrap(),
+                rate(terms.messages_per_second.map(u64::from)),
+                rate(terms.bytes_per_second),
                 route(policy.route(&remote).is_some())
             );
             assert_eq!(found, expected);
