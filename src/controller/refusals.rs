@@ -9,6 +9,7 @@ use k8s_openapi::api::core::v1::Event;
 use kube::ResourceExt;
 
 use super::names::ObjectName;
+use super::pods::PodState;
 
 /// The events that are watched.
 pub const SELECTOR: &str = "involvedObject.kind=StatefulSet,reason=FailedCreate";
@@ -69,6 +70,11 @@ impl PodRefusal {
             words: words.trim().to_owned(),
             last: time?,
         })
+    }
+
+    /// Whether that pod, which was created then, is the one that was refused before.
+    pub fn is_over(&self, pod: &PodState, created: Timestamp) -> bool {
+        self.instance == pod.instance && self.index == pod.index && self.last <= created
     }
 
     /// What to do about it.
@@ -137,6 +143,8 @@ pub fn current<'a>(
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use super::*;
+    use crate::api::INSTANCE_LABEL;
+    use crate::controller::snapshots::Snapshots;
     use rstest::rstest;
     use serde_json::json;
 
@@ -224,6 +232,21 @@ mod tests {
         let first = PodRefusal::new(&event("coluc-edge", "a", 0)).unwrap();
         assert_eq!(first, PodRefusal::new(&event("coluc-edge", "a", 5)).unwrap());
         assert_ne!(first, PodRefusal::new(&event("coluc-edge", "b", 0)).unwrap());
+    }
+
+    #[rstest]
+    #[case::it_came("coluc-edge-1", 5, false)]
+    #[case::it_was_there_before("coluc-edge-1", 0, true)]
+    #[case::of_another_slot("coluc-edge-0", 5, true)]
+    fn a_refusal_is_over_when_its_pod_came(#[case] pod: &str, #[case] minute: u32, #[case] stays: bool) {
+        let snapshots = Snapshots::default();
+        let message = "create Pod coluc-edge-1 in StatefulSet coluc-edge failed error: a";
+        assert!(snapshots.see_refusal(&event("coluc-edge", message, 1)));
+        let pod = serde_json::from_value(json!({"metadata": {"name": pod, "namespace": "federation", "uid": "u",
+            "creationTimestamp": format!("2026-11-30T10:{minute:02}:00Z"), "labels": {INSTANCE_LABEL: "coluc"},
+            "ownerReferences": [{"apiVersion": "apps/v1", "kind": "StatefulSet", "name": "coluc-edge", "uid": "s"}]}}));
+        assert!(snapshots.see_pod(&pod.unwrap()));
+        assert_eq!(snapshots.refusals.all().len(), usize::from(stays));
     }
 
     #[rstest]

@@ -108,6 +108,20 @@ impl<T: PartialEq> Snapshot<T> {
         gone.into_iter().map(|(name, held)| (name, held.value)).collect()
     }
 
+    /// The scope cannot be listed now, and nobody waits for that.
+    pub fn list_fails(&self, scope: &Scope) {
+        self.0.write().listed.insert(scope.clone());
+    }
+
+    /// What is so counts no more.
+    pub fn drop_where(&self, is_so: impl Fn(&ObjectName, &T) -> bool) {
+        let mut objects = self.0.write();
+        let before = objects.held.len();
+        objects.held.retain(|name, held| !is_so(name, &held.value));
+        let dropped = before - objects.held.len();
+        objects.changes += u64::try_from(dropped).unwrap_or(1);
+    }
+
     /// Takes in an object from a list or a watch. Whether that is news: it is not older than what is known, and
     /// what is read of it differs.
     pub fn see(&self, name: &ObjectName, version: &str, value: T) -> bool {
@@ -241,6 +255,19 @@ mod tests {
         let gone: Vec<ObjectName> = snapshot.list_ends(&a).into_iter().map(|(name, _)| name).collect();
         assert_eq!(gone, [name("a", "one")]);
         assert_eq!(*snapshot.get(&name("b", "two")).unwrap(), 2);
+    }
+
+    #[test]
+    fn nobody_waits_for_a_list_that_fails_and_what_is_over_is_dropped() {
+        let (snapshot, a) = (Snapshot::default(), Some("a".to_owned()));
+        snapshot.list_fails(&a);
+        assert!(snapshot.is_complete(&[a]));
+        snapshot.see(&name("a", "one"), "1", 1);
+        snapshot.see(&name("a", "two"), "2", 2);
+        let before = snapshot.changes();
+        snapshot.drop_where(|_, value| *value == 1);
+        assert_eq!(snapshot.named().len(), 1);
+        assert_eq!(snapshot.changes(), before + 1);
     }
 
     #[test]

@@ -95,8 +95,14 @@ impl Snapshots {
             return false;
         };
         let version = pod.resource_version().unwrap_or_default();
-        let state = PodState::new(pod, self.pods.get(&name).as_deref());
-        state.is_some_and(|state| self.pods.see(&name, &version, state))
+        let Some(state) = PodState::new(pod, self.pods.get(&name).as_deref()) else {
+            return false;
+        };
+        let created = pod.creation_timestamp().map(|time| time.0);
+        self.refusals.drop_where(|event, refusal| {
+            event.namespace == name.namespace && created.is_some_and(|created| refusal.is_over(&state, created))
+        });
+        self.pods.see(&name, &version, state)
     }
 
     /// Takes in an event about a pod that was not created; whether that is news.

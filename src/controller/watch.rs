@@ -43,6 +43,9 @@ const TELL_EVERY: Duration = Duration::from_mins(5);
 /// … and all that fail together: they do when the API server goes.
 const TELL_TOGETHER: Duration = Duration::from_mins(1);
 
+/// Events only explain what other objects show, so nothing waits for a watch of them that fails.
+const EVENT: &str = "Event";
+
 /// Watches that failed.
 #[derive(Debug, Default)]
 struct FailedWatches {
@@ -140,10 +143,12 @@ fn missing(env: &Environment, ledgers: &KubeStore, scopes: &[Scope]) -> Vec<&'st
     let kinds = Kind::iter().filter(|kind| snapshots.objects(*kind).is_some_and(|of| !of.is_complete(scopes)));
     let resources = (!snapshots.resources.is_complete(scopes)).then_some("XmppFederation");
     let pods = (!snapshots.pods.is_complete(scopes)).then_some("Pod");
+    let refusals = (!snapshots.refusals.is_complete(scopes)).then_some(EVENT);
     let ledgers = (!ledgers.is_listed()).then_some("ConfigMap with a ledger");
     resources
         .into_iter()
         .chain(pods)
+        .chain(refusals)
         .chain(ledgers)
         .chain(kinds.map(Kind::as_str))
         .collect()
@@ -184,7 +189,7 @@ fn start(watches: &mut JoinSet<()>, feed: &Feed) {
     );
     let refusals = watcher::Config::default().fields(refusals::SELECTOR).page_size(PAGE);
     let events = typed::<KubeEvent>(env, namespace);
-    watches.spawn(feed.clone().follow("Event", events, refusals, Feed::refusal));
+    watches.spawn(feed.clone().follow(EVENT, events, refusals, Feed::refusal));
     // The client asks for metadata alone when the type holds nothing else.
     let secrets = typed::<PartialObjectMeta<Secret>>(env, namespace);
     let take = |feed: &Feed, event| feed.reference(Kind::Secret, event);
@@ -243,6 +248,10 @@ impl Feed {
                 Err(watcher::Error::WatchError(status)) if status.code == 410 => {}
                 Err(error) => {
                     env.metrics.watch_errors.get_or_create(&ByKind { kind }).inc();
+                    if kind == EVENT {
+                        env.snapshots.refusals.list_fails(&self.scope);
+                        self.listed.notify_one();
+                    }
                     let namespace = self.scope.as_deref().unwrap_or("all namespaces");
                     let failed = self
                         .failed
