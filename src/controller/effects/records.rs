@@ -86,7 +86,7 @@ impl From<&RecordStatus> for status::RecordStatus {
     }
 }
 
-/// What a status tells of partners' records: another process may have found them.
+/// What a status tells of records: another process may have found them.
 fn told(last: Option<&XmppFederationStatus>) -> Vec<RecordStatus> {
     let records = last.into_iter().flat_map(|status| &status.records);
     let told = records.filter_map(|record| {
@@ -100,7 +100,7 @@ fn told(last: Option<&XmppFederationStatus>) -> Vec<RecordStatus> {
             disputed_since: None,
         })
     });
-    told.filter(|record| record.state.is_of_a_partner()).collect()
+    told.collect()
 }
 
 /// What was seen of the records last; they are looked up where that is due.
@@ -111,13 +111,19 @@ pub fn look(
     refresh: Option<&String>,
     last: Option<&XmppFederationStatus>,
 ) -> Records {
+    // What partners publish has nothing to do with how they come to us.
     let ask = |name: &'static str, domains: Vec<Domain>, partners: Vec<Domain>| {
+        let reach = if partners.is_empty() {
+            reach.clone()
+        } else {
+            Reach::default()
+        };
         let question = RecordsQuestion {
             wanted: Wanted {
                 domains,
                 direct_tls: valid.direct_tls,
                 hostname: valid.hostname.clone(),
-                reach: reach.clone(),
+                reach,
                 partners,
             },
             resolvers: valid.resolvers.clone(),
@@ -128,8 +134,7 @@ pub fn look(
         records.look(&valid.owner, name, &question, due, |before| {
             let wanted = question.wanted.clone();
             let resolver = env.observers.resolvers.get(name, &question.resolvers);
-            let first = before.is_none() && !wanted.partners.is_empty();
-            let told = if first { told(last) } else { Vec::new() };
+            let told = if before.is_none() { told(last) } else { Vec::new() };
             async move {
                 let found = before.iter().flat_map(|before| before.found.iter().flatten());
                 let last: Vec<RecordStatus> = found.cloned().chain(told).collect();
@@ -213,9 +218,15 @@ mod tests {
         );
         // And by the one after that: since when does not change.
         assert_eq!(hold(&told(Some(&written(&held))), unanswered(), second), held);
-        // What it found of our own is looked at anew.
-        let own = [found(RecordState::Verified, "")];
-        assert_eq!(told(Some(&written(&own))), []);
+        // What it found of our own stands while addresses move.
+        let own = [found(RecordState::Verified, "leads to us")];
+        let moved = RecordStatus {
+            disputed_since: Some(first),
+            ..found(RecordState::Wrong, "leads elsewhere")
+        };
+        let held = hold(&told(Some(&written(&own))), vec![moved], first);
+        let record = held.first().unwrap();
+        assert_eq!((record.state, &*record.message), (RecordState::Verified, "leads to us"));
     }
 
     /// Partners behind which a host stands have a route.
