@@ -332,7 +332,7 @@ async fn partner_record(dns: &(impl Lookup + Sync), domain: &Domain) -> RecordSt
             Addresses::Absent => (
                 RecordState::PartnerMissing,
                 format!(
-                    "neither an SRV record nor an address was found; ask the administrator of {domain} to publish one, or add a static route"
+                    "neither an SRV record nor an address was found; ask the administrator of {domain} to publish one, or give it a route in spec.partners"
                 ),
             ),
         },

@@ -88,7 +88,7 @@ impl RefusedAddress {
             Some(inside) => format!("the network of {inside}"),
             None => "its network".to_owned(),
         };
-        format!("add {network} to dns.allowPrivateTargets or give the domain a static route")
+        format!("add {network} to dns.allowPrivateTargets or give the domain a route in partners")
     }
 }
 
