@@ -1,4 +1,5 @@
-//! Parts of a pod's specification that are passed on to Kubernetes, with the fields in them that it does not have.
+//! Parts of the pods' specification and of their NetworkPolicy that are passed on to Kubernetes, with the fields in them
+//! that it does not have.
 //!
 //! The definition takes these parts as they are, since their schemas would have 48 KB each. So neither the API server nor
 //! the types of Kubernetes refuse a field that is misspelt; the types drop it.
@@ -30,6 +31,14 @@ impl<T> Passed<T> {
             .iter()
             .map(move |(path, remedy)| format!("{at}{path}: unknown field; {remedy}"))
     }
+}
+
+/// One sentence for each unknown field in a list of such parts; `at` is its path.
+pub fn unknown_in<T>(list: &[Passed<T>], at: &str) -> Vec<String> {
+    let items = list.iter().enumerate();
+    items
+        .flat_map(|(index, item)| item.unknown(&format!("{at}[{index}]")).collect::<Vec<_>>())
+        .collect()
 }
 
 impl<T> Deref for Passed<T> {

@@ -10,7 +10,7 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::api::passed::Passed;
+use crate::api::passed::{Passed, unknown_in};
 use crate::api::values::{Address, DomainName, Duration, Network, any_object, any_objects};
 
 /// The edge pods.
@@ -223,15 +223,15 @@ pub struct NetworkPolicySpec {
     /// Who may read metrics from port 8080 besides the operator, in the words of Kubernetes' own NetworkPolicy (from).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "any_objects")]
-    pub metrics_from: Vec<NetworkPolicyPeer>,
+    pub metrics_from: Vec<Passed<NetworkPolicyPeer>>,
     /// Further rules for connections to the pods.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "any_objects")]
-    pub extra_ingress: Vec<NetworkPolicyIngressRule>,
+    pub extra_ingress: Vec<Passed<NetworkPolicyIngressRule>>,
     /// Further rules for connections from the pods.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "any_objects")]
-    pub extra_egress: Vec<NetworkPolicyEgressRule>,
+    pub extra_egress: Vec<Passed<NetworkPolicyEgressRule>>,
 }
 
 impl Default for NetworkPolicySpec {
@@ -402,34 +402,28 @@ pub struct PodSpec {
     pub labels: BTreeMap<String, String>,
 }
 
-impl PodSpec {
-    /// Fields that Kubernetes does not have, one sentence each.
+impl EdgeSpec {
+    /// Fields that Kubernetes does not have in what is passed on to it, one sentence each.
     pub fn unknown_fields(&self) -> Vec<String> {
-        fn of_list<'a, T>(field: &'a str, list: &'a [Passed<T>]) -> impl Iterator<Item = String> + 'a {
-            let items = list.iter().enumerate();
-            items.flat_map(move |(at, item)| {
-                item.unknown(&format!("spec.edge.pod.{field}[{at}]"))
-                    .collect::<Vec<_>>()
-            })
+        fn of<T>(part: Option<&Passed<T>>, field: &str) -> Vec<String> {
+            let unknown = part.map(|part| part.unknown(&format!("spec.edge.pod.{field}")).collect());
+            unknown.unwrap_or_default()
         }
-        let resources = self
-            .resources
-            .iter()
-            .flat_map(|part| part.unknown("spec.edge.pod.resources"));
-        let affinity = self
-            .affinity
-            .iter()
-            .flat_map(|part| part.unknown("spec.edge.pod.affinity"));
-        let context = self
-            .security_context
-            .iter()
-            .flat_map(|part| part.unknown("spec.edge.pod.securityContext"));
-        resources
-            .chain(context)
-            .chain(of_list("tolerations", &self.tolerations))
-            .chain(affinity)
-            .chain(of_list("topologySpreadConstraints", &self.topology_spread_constraints))
-            .chain(of_list("imagePullSecrets", &self.image_pull_secrets))
-            .collect()
+        let (pod, policy) = (&self.pod, &self.network_policy);
+        [
+            of(pod.resources.as_ref(), "resources"),
+            of(pod.security_context.as_ref(), "securityContext"),
+            unknown_in(&pod.tolerations, "spec.edge.pod.tolerations"),
+            of(pod.affinity.as_ref(), "affinity"),
+            unknown_in(
+                &pod.topology_spread_constraints,
+                "spec.edge.pod.topologySpreadConstraints",
+            ),
+            unknown_in(&pod.image_pull_secrets, "spec.edge.pod.imagePullSecrets"),
+            unknown_in(&policy.metrics_from, "spec.edge.networkPolicy.metricsFrom"),
+            unknown_in(&policy.extra_ingress, "spec.edge.networkPolicy.extraIngress"),
+            unknown_in(&policy.extra_egress, "spec.edge.networkPolicy.extraEgress"),
+        ]
+        .concat()
     }
 }

@@ -12,6 +12,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::RouterAddresses;
 use super::config::DIRECT_TLS_PORT;
+use crate::api::passed::Passed;
 use crate::controller::names::ADMIN_PORT;
 use crate::controller::validate::ValidSpec;
 
@@ -79,7 +80,7 @@ pub fn policy(valid: &ValidSpec, links: &RouterAddresses) -> NetworkPolicy {
         ..NetworkPolicyPeer::default()
     };
     let spec = &valid.network_policy;
-    let admin = [operator].into_iter().chain(spec.metrics_from.iter().cloned());
+    let admin = [operator].into_iter().chain(inner(&spec.metrics_from));
     let mut ingress = vec![
         // The internet.
         Ingress {
@@ -92,8 +93,8 @@ pub fn policy(valid: &ValidSpec, links: &RouterAddresses) -> NetworkPolicy {
             ports: Some(vec![port("TCP", ADMIN_PORT)]),
         },
     ];
-    ingress.extend(spec.extra_ingress.iter().cloned());
-    egress.extend(spec.extra_egress.iter().cloned());
+    ingress.extend(inner(&spec.extra_ingress));
+    egress.extend(inner(&spec.extra_egress));
     NetworkPolicy {
         metadata: valid.owner.metadata(&valid.owner.edge()),
         spec: Some(NetworkPolicySpec {
@@ -103,6 +104,11 @@ pub fn policy(valid: &ValidSpec, links: &RouterAddresses) -> NetworkPolicy {
             egress: Some(egress),
         }),
     }
+}
+
+/// As Kubernetes has them.
+fn inner<T: Clone>(parts: &[Passed<T>]) -> impl Iterator<Item = T> {
+    parts.iter().cloned().map(Passed::into_inner)
 }
 
 fn port(protocol: &str, number: u16) -> NetworkPolicyPort {

@@ -182,7 +182,7 @@ pub fn run<'a>(
     claims: impl IntoIterator<Item = &'a Claim>,
 ) -> Result<ValidSpec, Refusal> {
     let mut problems = Problems(later::refused(spec));
-    problems.0.extend(spec.edge.pod.unknown_fields());
+    problems.0.extend(spec.edge.unknown_fields());
     let domains = problems.domains("spec.domains", &spec.domains);
     let aliases = problems.domains("spec.chatNodeAliases", &spec.chat_node_aliases);
     let hostname = problems.domain("spec.edge.hostname", &spec.edge.hostname);

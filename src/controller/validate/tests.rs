@@ -59,6 +59,36 @@ fn a_misspelt_field_of_the_pods_is_named_by_its_path(#[case] field: &str, #[case
     assert_eq!(sentences("/edge/pod", json!({field: value})), says);
 }
 
+#[rstest]
+#[case("metricsFrom", json!([{"namespaceSelecter": {}}]), "metricsFrom[0].namespaceSelecter: unknown field; did you mean namespaceSelector")]
+#[case("metricsFrom", json!([{"podSelector": {}}, {"podSelector": {"matchLabel": {"app": "prometheus"}}}]), "metricsFrom[1].podSelector.matchLabel: unknown field; did you mean matchLabels")]
+#[case("metricsFrom", json!([{"ipBlock": {"cidr": "192.0.2.0/24", "excpt": []}}]), "metricsFrom[0].ipBlock.excpt: unknown field; did you mean except")]
+#[case("extraIngress", json!([{"to": []}]), "extraIngress[0].to: unknown field; remove it, or write one of from, ports")]
+#[case("extraIngress", json!([{"from": [{"ipBlok": {}}]}]), "extraIngress[0].from[0].ipBlok: unknown field; did you mean ipBlock")]
+#[case("extraEgress", json!([{"ports": [{"port": 5269, "protcol": "TCP"}]}]), "extraEgress[0].ports[0].protcol: unknown field; did you mean protocol")]
+fn a_misspelt_field_of_the_network_policy_is_named_by_its_path(
+    #[case] field: &str,
+    #[case] value: Value,
+    #[case] says: &str,
+) {
+    let said = sentences("/edge/networkPolicy", json!({field: value}));
+    assert_eq!(said, format!("spec.edge.networkPolicy.{says}"));
+}
+
+#[test]
+fn what_kubernetes_has_of_network_policies_is_taken() {
+    let selector = json!({"matchLabels": {"any-key": "y"}, "matchExpressions": [{"key": "a", "operator": "Exists"}]});
+    let peers = json!([{"namespaceSelector": selector, "podSelector": {}}, {"ipBlock": {"cidr": "192.0.2.0/24", "except": ["192.0.2.1/32"]}}]);
+    let ports = json!([{"port": "metrics", "protocol": "TCP"}, {"port": 9000, "endPort": 9100}]);
+    let policy = json!({
+        "metricsFrom": peers,
+        "extraIngress": [{"from": peers, "ports": ports}, {}],
+        "extraEgress": [{"to": peers, "ports": ports}],
+    });
+    let valid = validated(&spec_with("/edge/networkPolicy", policy));
+    assert!(valid.is_ok(), "{:?}", valid.err());
+}
+
 #[test]
 fn what_kubernetes_has_of_the_pods_is_taken() {
     let labels = json!({"matchLabels": {"app.kubernetes.io/instance": "x", "any-key": "y"}});
