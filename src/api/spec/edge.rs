@@ -130,6 +130,9 @@ fn seventy() -> i32 {
 /// The Service that peers reach.
 #[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq, Default)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("self.type != 'ClusterIP' || (!has(self.nodePort) && !has(self.directTlsNodePort))").message("a Service of type ClusterIP has no node port; remove nodePort and directTlsNodePort, or choose type NodePort or LoadBalancer").field_path(".type"))]
+#[x_kube(validation = Rule::new("self.type == 'LoadBalancer' || (!has(self.loadBalancerClass) && !has(self.loadBalancerIP) && !has(self.allocateLoadBalancerNodePorts) && !has(self.healthCheckNodePort) && (!has(self.loadBalancerSourceRanges) || self.loadBalancerSourceRanges.size() == 0))").message("loadBalancerClass, loadBalancerIP, loadBalancerSourceRanges, allocateLoadBalancerNodePorts and healthCheckNodePort need a load balancer; remove them, or choose type LoadBalancer").field_path(".type"))]
+#[x_kube(validation = Rule::new("!has(self.healthCheckNodePort) || self.externalTrafficPolicy == 'Local'").message("load balancers use healthCheckNodePort only with externalTrafficPolicy Local; remove it, or choose Local").field_path(".healthCheckNodePort"))]
 pub struct ServiceSpec {
     /// LoadBalancer, NodePort or ClusterIP. Default LoadBalancer.
     #[serde(default, rename = "type")]

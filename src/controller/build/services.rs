@@ -5,7 +5,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde::Serialize;
 
 use super::config::DIRECT_TLS_PORT;
-use crate::api::spec::{ServiceType, TrafficPolicy};
+use crate::api::spec::ServiceType;
 use crate::controller::names::ADMIN_PORT;
 use crate::controller::validate::ValidSpec;
 
@@ -47,9 +47,8 @@ pub fn headless(valid: &ValidSpec) -> Service {
 /// What peers reach.
 pub fn public(valid: &ValidSpec) -> Service {
     let service = &valid.service;
-    let outside = service.type_ != ServiceType::ClusterIP;
     let public_port = |name: &str, number, node_port: Option<i32>| ServicePort {
-        node_port: node_port.filter(|_| outside),
+        node_port,
         ..port(name, number)
     };
     let mut ports = vec![public_port("xmpp-server", 5269, service.node_port)];
@@ -60,7 +59,10 @@ pub fn public(valid: &ValidSpec) -> Service {
             service.direct_tls_node_port,
         ));
     }
-    let mut spec = ServiceSpec {
+    let outside = service.type_ != ServiceType::ClusterIP;
+    let ranges = service.load_balancer_source_ranges.iter();
+    // Fields that do not go with the type are refused before.
+    let spec = ServiceSpec {
         type_: word(&service.type_),
         selector: Some(valid.owner.pod_labels()),
         ports: Some(ports),
@@ -69,20 +71,14 @@ pub fn public(valid: &ValidSpec) -> Service {
         // Said, so that an address that somebody adds by hand does not stay.
         external_ips: Some(Vec::new()),
         session_affinity: service.session_affinity.as_ref().and_then(word),
+        external_traffic_policy: word(&service.external_traffic_policy).filter(|_| outside),
+        load_balancer_class: service.load_balancer_class.clone(),
+        load_balancer_ip: service.load_balancer_ip.as_ref().map(|address| address.0.clone()),
+        load_balancer_source_ranges: some(ranges.map(|range| range.0.clone()).collect()),
+        allocate_load_balancer_node_ports: service.allocate_load_balancer_node_ports,
+        health_check_node_port: service.health_check_node_port,
         ..ServiceSpec::default()
     };
-    if outside {
-        spec.external_traffic_policy = word(&service.external_traffic_policy);
-    }
-    if service.type_ == ServiceType::LoadBalancer {
-        spec.load_balancer_class.clone_from(&service.load_balancer_class);
-        spec.load_balancer_ip = service.load_balancer_ip.as_ref().map(|address| address.0.clone());
-        spec.allocate_load_balancer_node_ports = service.allocate_load_balancer_node_ports;
-        let local = service.external_traffic_policy == TrafficPolicy::Local;
-        spec.health_check_node_port = service.health_check_node_port.filter(|_| local);
-        let ranges = service.load_balancer_source_ranges.iter();
-        spec.load_balancer_source_ranges = some(ranges.map(|range| range.0.clone()).collect());
-    }
     let mut metadata = valid.owner.metadata(&valid.owner.edge());
     metadata.annotations = Some(service.annotations.clone()).filter(|map| !map.is_empty());
     let mut labels = service.labels.clone();

@@ -69,7 +69,7 @@ fn everything() -> Value {
                 "externalTrafficPolicy": "Cluster", "loadBalancerSourceRanges": ["198.51.100.0/24"],
                 "ipFamilyPolicy": "PreferDualStack", "ipFamilies": ["IPv4", "IPv6"],
                 "labels": {"pool": "a"}, "nodePort": 31269, "directTlsNodePort": 31270, "loadBalancerIP": "203.0.113.7",
-                "allocateLoadBalancerNodePorts": false, "healthCheckNodePort": 31271, "sessionAffinity": "ClientIP",
+                "allocateLoadBalancerNodePorts": false, "sessionAffinity": "ClientIP",
             },
             "minReady": "45s",
             "networkPolicy": {
@@ -240,10 +240,9 @@ fn wanted(object: &DesiredObject<impl Serialize>) -> Value {
 #[case::own_user_alone("pod", json!({"securityContext": {"runAsUser": 1000}}), "StatefulSet", "/spec/template/spec/securityContext/fsGroup", json!(null))]
 #[case::ready_for_a_while("minReady", json!("30s"), "StatefulSet", "/spec/minReadySeconds", json!(30))]
 #[case::not_at_all("minReady", json!("0s"), "StatefulSet", "/spec/minReadySeconds", json!(0))]
-#[case::node_port("service", json!({"type": "NodePort", "nodePort": 31269, "healthCheckNodePort": 31271}), "Service", "/spec/ports/0/nodePort", json!(31269))]
-#[case::no_node_port_inside("service", json!({"type": "ClusterIP", "nodePort": 31269}), "Service", "/spec/ports/0/nodePort", json!(null))]
-#[case::no_health_check_without_balancer("service", json!({"type": "NodePort", "healthCheckNodePort": 31271}), "Service", "/spec/healthCheckNodePort", json!(null))]
-#[case::no_health_check_of_all("service", json!({"externalTrafficPolicy": "Cluster", "healthCheckNodePort": 31271}), "Service", "/spec/healthCheckNodePort", json!(null))]
+#[case::node_port("service", json!({"type": "NodePort", "nodePort": 31269}), "Service", "/spec/ports/0/nodePort", json!(31269))]
+#[case::health_check("service", json!({"healthCheckNodePort": 31271}), "Service", "/spec/healthCheckNodePort", json!(31271))]
+#[case::no_policy_inside("service", json!({"type": "ClusterIP"}), "Service", "/spec/externalTrafficPolicy", json!(null))]
 #[case::own_labels_stay("service", json!({"labels": {"app.kubernetes.io/managed-by": "me", "a": "b"}}), "Service", "/metadata/labels/app.kubernetes.io~1managed-by", json!("xmpp-federation-operator"))]
 #[case::no_policy("networkPolicy", json!({"enabled": false}), "NetworkPolicy", "", json!("absent"))]
 #[case::the_operator_alone("networkPolicy", json!({}), "NetworkPolicy", "/spec/ingress/1/from", json!([{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "xmpp-federation-system"}}}]))]

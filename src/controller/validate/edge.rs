@@ -3,7 +3,7 @@
 use xmpp_federation_core::edge_config::{Cidr, Limits, TlsMode, TlsVersion};
 
 use super::{A_NETWORK, Problems};
-use crate::api::spec::{self, LimitsSpec, XmppFederationSpec};
+use crate::api::spec::{self, LimitsSpec, ServiceSpec, ServiceType, TrafficPolicy, XmppFederationSpec};
 
 /// Certificates and security mode.
 #[derive(Debug, Clone, PartialEq)]
@@ -32,6 +32,48 @@ pub(super) fn proxy_sources(problems: &mut Problems, spec: &XmppFederationSpec) 
         networks.map(|network| network.0.as_str()),
         A_NETWORK,
     )
+}
+
+/// Fields that the type of the Service leaves without effect; Kubernetes itself refuses most of them.
+pub(super) fn service(problems: &mut Problems, spec: &ServiceSpec) {
+    let mut refuse = |fields: &[(&str, bool)], why: &str| {
+        let given = fields.iter().filter(|(_, given)| *given);
+        let sentence = |(field, _): &(&str, bool)| format!("spec.edge.service.{field}: {why}");
+        problems.0.extend(given.map(sentence));
+    };
+    let health_check = ("healthCheckNodePort", spec.health_check_node_port.is_some());
+    if spec.type_ == ServiceType::ClusterIP {
+        let node_ports = [
+            ("nodePort", spec.node_port.is_some()),
+            ("directTlsNodePort", spec.direct_tls_node_port.is_some()),
+        ];
+        refuse(
+            &node_ports,
+            "a Service of type ClusterIP has no node port; remove it, or choose type NodePort or LoadBalancer",
+        );
+    }
+    if spec.type_ != ServiceType::LoadBalancer {
+        let balancers = [
+            ("loadBalancerClass", spec.load_balancer_class.is_some()),
+            ("loadBalancerIP", spec.load_balancer_ip.is_some()),
+            ("loadBalancerSourceRanges", !spec.load_balancer_source_ranges.is_empty()),
+            (
+                "allocateLoadBalancerNodePorts",
+                spec.allocate_load_balancer_node_ports.is_some(),
+            ),
+            health_check,
+        ];
+        let why = format!(
+            "a Service of type {:?} has no load balancer; remove it, or choose type LoadBalancer",
+            spec.type_
+        );
+        refuse(&balancers, &why);
+    } else if spec.external_traffic_policy != TrafficPolicy::Local {
+        refuse(
+            &[health_check],
+            "load balancers use it only with externalTrafficPolicy Local; remove it, or choose Local",
+        );
+    }
 }
 
 /// What the spec says of certificates and modes, in the edge's words.

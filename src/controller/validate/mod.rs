@@ -24,7 +24,7 @@ pub use claims::{Claim, claim};
 use clusters::clusters;
 pub use clusters::{ImpCluster, dropped_entry};
 pub use edge::TlsTerms;
-use edge::{limits, proxy_sources, tls_terms};
+use edge::{limits, proxy_sources, service, tls_terms};
 use partners::partners;
 
 /// What the operator itself adds to every resource.
@@ -222,6 +222,7 @@ pub fn run<'a>(
         spec.dns.allow_private_targets.iter().map(|n| n.0.as_str()),
         A_NETWORK,
     );
+    service(&mut problems, &spec.edge.service);
     let proxy_sources = proxy_sources(&mut problems, spec);
     let partners = partners(&mut problems, spec);
     let direct_tls = spec.edge.direct_tls.as_ref().is_some_and(|d| d.enabled);

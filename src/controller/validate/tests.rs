@@ -154,6 +154,30 @@ fn a_wrong_value_is_named_with_its_field_and_remedy(#[case] path: &str, #[case] 
 }
 
 #[rstest]
+#[case::no_node_port_inside(json!({"type": "ClusterIP", "nodePort": 31269}), &["nodePort: a Service of type ClusterIP has no node port; remove it, or choose type NodePort or LoadBalancer"])]
+#[case::nor_of_direct_tls(json!({"type": "ClusterIP", "nodePort": 31269, "directTlsNodePort": 31270}), &["nodePort: a Service", "directTlsNodePort: a Service"])]
+#[case::no_health_check_without_balancer(json!({"type": "NodePort", "healthCheckNodePort": 31271}), &["healthCheckNodePort: a Service of type NodePort has no load balancer; remove it, or choose type LoadBalancer"])]
+#[case::no_health_check_of_all(json!({"externalTrafficPolicy": "Cluster", "healthCheckNodePort": 31271}), &["healthCheckNodePort: load balancers use it only with externalTrafficPolicy Local; remove it, or choose Local"])]
+#[case::no_address_of_a_balancer(json!({"type": "NodePort", "loadBalancerIP": "203.0.113.7"}), &["loadBalancerIP: a Service of type NodePort"])]
+#[case::no_class(json!({"type": "ClusterIP", "loadBalancerClass": "example.com/lb"}), &["loadBalancerClass: a Service of type ClusterIP has no load balancer"])]
+#[case::no_ranges(json!({"type": "NodePort", "loadBalancerSourceRanges": ["198.51.100.0/24"]}), &["loadBalancerSourceRanges: a Service of type NodePort"])]
+#[case::no_node_ports_of_a_balancer(json!({"type": "NodePort", "allocateLoadBalancerNodePorts": true}), &["allocateLoadBalancerNodePorts: a Service of type NodePort"])]
+#[case::all_of_a_balancer(json!({"nodePort": 31269, "directTlsNodePort": 31270, "healthCheckNodePort": 31271, "loadBalancerIP": "203.0.113.7", "loadBalancerClass": "example.com/lb", "loadBalancerSourceRanges": ["198.51.100.0/24"], "allocateLoadBalancerNodePorts": false}), &[])]
+#[case::of_all_nodes(json!({"type": "NodePort", "nodePort": 31269, "directTlsNodePort": 31270, "externalTrafficPolicy": "Cluster"}), &[])]
+#[case::inside(json!({"type": "ClusterIP", "externalTrafficPolicy": "Cluster", "loadBalancerSourceRanges": [], "sessionAffinity": "ClientIP"}), &[])]
+fn a_field_that_the_type_of_the_service_leaves_without_effect_is_refused(#[case] value: Value, #[case] says: &[&str]) {
+    let said = match validated(&spec_with("/edge/service", value)) {
+        Ok(_) => Vec::new(),
+        Err(Refusal::Invalid(sentences)) => sentences,
+        Err(other) => panic!("{other}"),
+    };
+    assert_eq!(said.len(), says.len(), "{said:?}");
+    for (said, says) in said.iter().zip(says) {
+        assert!(said.starts_with(&format!("spec.edge.service.{says}")), "{said}");
+    }
+}
+
+#[rstest]
 #[case("/edge/autoscaling", json!({"maxReplicas": 4}))]
 #[case("/dialback", json!({"rotateEvery": "2160h"}))]
 #[case("/dialback", json!({"secretRef": {"name": "a", "key": "b"}}))]
