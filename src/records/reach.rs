@@ -105,12 +105,7 @@ impl Reach {
                 return Err(format!("its port is {port}, not {wanted}"));
             }
         }
-        notes.extend(others.iter().map(|record| {
-            let Srv {
-                target, port, priority, ..
-            } = record;
-            format!("{target} port {port} is published too, with priority {priority}")
-        }));
+        notes.extend(others.into_iter().map(of_another_site));
         Ok((first.port, notes))
     }
 
@@ -188,6 +183,14 @@ impl Reach {
     pub fn by_name(&self, host: &Domain) -> Option<String> {
         self.names().first().map(|name| alias(host, name))
     }
+}
+
+/// A record that leads to another host than the edge's, as a second site's does.
+pub fn of_another_site(record: &Srv) -> String {
+    let Srv {
+        target, port, priority, ..
+    } = record;
+    format!("{target} port {port} is published too, with priority {priority}")
 }
 
 fn alias(host: &Domain, name: &str) -> String {

@@ -7,8 +7,8 @@ use futures::StreamExt as _;
 use jiff::Timestamp;
 use xmpp_federation_core::Domain;
 
-use super::lookup::{Addresses, Lookup, Service, SrvAnswer};
-use super::reach::{Comparison, NameAddresses, Reach};
+use super::lookup::{Addresses, Lookup, Service, Srv, SrvAnswer};
+use super::reach::{Comparison, NameAddresses, Reach, of_another_site};
 
 /// Questions under way at once.
 const PARALLEL: usize = 16;
@@ -43,6 +43,8 @@ pub enum RecordState {
     Absent,
     /// DNS gave no answer that proves anything.
     Unknown,
+    /// Not wanted, and it leads to further sites alone.
+    FurtherSite,
     /// A partner's record, found.
     PartnerFound,
     /// A partner's record, absent: their domain cannot be reached by DNS.
@@ -223,24 +225,34 @@ impl Question {
     }
 }
 
-/// Direct TLS is not offered, so no record may say that it is: a peer that prefers it would come
-/// to a closed port, or to another server. No answer is no such record.
+/// Direct TLS is not offered, so no record may lead there: a peer that prefers it would come to a closed port. Records
+/// that lead to other hosts are those of further sites, as XEP-0368 makes one set of both services. No answer is no such
+/// record.
 async fn not_offered(dns: &(impl Lookup + Sync), domain: &Domain, wanted: &Wanted) -> Option<RecordStatus> {
     let service = Service::DirectTls;
     let SrvAnswer::Found(records) = dns.srv(service, domain).await else {
         return None;
     };
-    let record = records.iter().find(|record| !record.target.is_empty())?;
-    let remedy = if record.target == wanted.hostname.as_str() {
-        "set spec.edge.directTls.enabled, or remove the record"
-    } else {
-        "remove the record, or point it to the edge and set spec.edge.directTls.enabled"
-    };
-    let message = format!(
-        "it leads peers that prefer direct TLS to {} port {}, and the edge does not offer it; {remedy}",
-        record.target, record.port
-    );
-    Some(RecordStatus::new(service.record(domain), RecordState::Wrong, message))
+    let name = service.record(domain);
+    let (ours, others): (Vec<&Srv>, Vec<&Srv>) = records
+        .iter()
+        .filter(|record| !record.target.is_empty())
+        .partition(|record| record.target == wanted.hostname.as_str());
+    if let Some(record) = ours.first() {
+        let message = format!(
+            "it leads peers that prefer direct TLS to {} port {}, and the edge does not offer it; set spec.edge.directTls.enabled, or remove the record",
+            record.target, record.port
+        );
+        return Some(RecordStatus::new(name, RecordState::Wrong, message));
+    }
+    let notes: Vec<String> = others.into_iter().map(of_another_site).collect();
+    (!notes.is_empty()).then(|| {
+        let note = format!("{}; the edge does not offer direct TLS", notes.join(", "));
+        RecordStatus {
+            note: Some(note.clone()),
+            ..RecordStatus::new(name, RecordState::FurtherSite, note)
+        }
+    })
 }
 
 async fn own_record(

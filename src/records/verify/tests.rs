@@ -28,6 +28,15 @@ fn srv(target: &str, port: u16) -> SrvAnswer {
     }])
 }
 
+/// Two records of direct TLS.
+fn both(one: &str, other: &str) -> SrvAnswer {
+    let of = |target: &str| match srv(target, 5270) {
+        SrvAnswer::Found(records) => records,
+        _ => Vec::new(),
+    };
+    SrvAnswer::Found([of(one), of(other)].concat())
+}
+
 fn ip(text: &str) -> Addresses {
     Addresses::Found {
         addresses: vec![text.parse().unwrap()],
@@ -131,7 +140,8 @@ impl Lookup for Direct {
 #[case::off_and_said_so(false, srv("", 0), None)]
 #[case::off_and_no_answer(false, SrvAnswer::Failed("timed out".to_owned()), None)]
 #[case::off_and_published(false, srv(HOST, 5270), Some((RecordState::Wrong, "set spec.edge.directTls.enabled, or remove")))]
-#[case::off_and_elsewhere(false, srv("old.coluc.com", 5270), Some((RecordState::Wrong, "old.coluc.com port 5270")))]
+#[case::off_and_elsewhere(false, srv("old.coluc.com", 5270), Some((RecordState::FurtherSite, "old.coluc.com port 5270 is published too, with priority 10; the edge does not offer direct TLS")))]
+#[case::off_and_here_and_elsewhere(false, both("old.coluc.com", HOST), Some((RecordState::Wrong, "to eft-xwye-a.coluc.com port 5270, and the edge does not offer it; set spec.edge.directTls.enabled, or remove the record")))]
 #[tokio::test]
 async fn direct_tls_has_a_record_of_its_own(
     #[case] direct_tls: bool,
