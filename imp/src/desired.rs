@@ -195,7 +195,7 @@ impl Sibling {
             entry: target.name.clone(),
             publisher: target.publisher.clone(),
             port: target.port,
-            address: target.addresses.get(&target.publisher).copied(),
+            address: target.addresses.get(&target.publisher).cloned(),
         }
     }
 }

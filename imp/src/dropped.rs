@@ -165,7 +165,7 @@ mod tests {
         desired.owner.uid = uid.to_owned();
         desired.target.name.clone_from(&entry.entry);
         desired.target.publisher.clone_from(&entry.publisher);
-        let address = entry.address.map(|address| (entry.publisher.clone(), address));
+        let address = entry.address.clone().map(|address| (entry.publisher.clone(), address));
         desired.target.addresses = address.into_iter().collect();
         manager.answered(&desired, pkid.to_owned());
     }

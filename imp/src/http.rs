@@ -8,6 +8,7 @@
 
 mod sending;
 
+use std::collections::BTreeMap;
 use std::error::Error as _;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -27,9 +28,9 @@ use xmpp_federation_core::peer_key::{self, Possession, Version};
 
 use super::clock::Stamp;
 use super::error::{CallError, CallErrorKind, Interface};
-use super::resolve::SystemResolver;
+use super::resolve::{ClusterResolver, SystemResolver};
 use super::soap::{self, Answer, Element};
-use crate::access::{Credentials, ServerTrust, Target};
+use crate::access::{Credentials, Host, ServerTrust, Target};
 use crate::accounts::{LoginOutcome, Logins};
 use crate::counter::Counter;
 use crate::timings::CALL_TIMEOUT;
@@ -101,12 +102,18 @@ impl Caller {
             .http1_only()
             .pool_max_idle_per_host(0)
             .connect_timeout(CONNECT_TIMEOUT)
-            .dns_resolver(Arc::new(resolver))
             .connector_layer(AndThenLayer::new(sending::about_to_send));
-        for (name, address) in &target.addresses {
-            builder = builder.resolve(name, SocketAddr::new(address.address, 0));
+        let mut names = BTreeMap::new();
+        for (name, given) in &target.addresses {
+            match &given.host {
+                Host::Address(address) => builder = builder.resolve(name, SocketAddr::new(*address, 0)),
+                Host::Name(host) => {
+                    names.insert(name.clone(), host.clone());
+                }
+            }
         }
         let client = builder
+            .dns_resolver(Arc::new(ClusterResolver { resolver, names }))
             .build()
             .map_err(|error| SetupError::Client(target.publisher.clone(), error))?;
         Ok(Self {

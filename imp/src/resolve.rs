@@ -1,5 +1,6 @@
 //! Addresses of publishers and nodes. One resolver serves all clusters: each has tables of 40 kB.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -40,11 +41,21 @@ impl SystemResolver {
     }
 }
 
-impl Resolve for SystemResolver {
+/// The same for the hosts of one cluster, some of which have another name.
+#[derive(Debug)]
+pub(crate) struct ClusterResolver {
+    pub(crate) resolver: SystemResolver,
+    /// The name that is asked for, by host.
+    pub(crate) names: BTreeMap<String, String>,
+}
+
+impl Resolve for ClusterResolver {
     fn resolve(&self, name: Name) -> Resolving {
-        let resolver = self.clone();
+        let resolver = self.resolver.clone();
+        let host = self.names.get(name.as_str()).map_or(name.as_str(), String::as_str);
+        let host = host.to_owned();
         Box::pin(async move {
-            let found = resolver.addresses(name.as_str()).await?;
+            let found = resolver.addresses(&host).await?;
             let addresses = found.into_iter().map(|address| SocketAddr::new(address, 0));
             Ok(Box::new(addresses) as Addrs)
         })

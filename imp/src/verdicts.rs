@@ -342,7 +342,7 @@ impl ReportInput<'_> {
                         .target
                         .addresses
                         .get(&node.name)
-                        .map(|address| address.address.to_string()),
+                        .map(|given| given.host.to_string()),
                     publisher: node.publisher,
                     router: services.map(|services| services.value.router),
                     up_time: services.and_then(|services| services.value.up_time),

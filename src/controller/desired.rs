@@ -2,7 +2,6 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 
 use xmpp_federation_core::edge_config::LinkProfile;
 use xmpp_federation_core::edge_status::{LinkState, LinkStatus};
@@ -13,7 +12,7 @@ use super::names;
 use super::references::{SecretContent, SecretError, Secrets};
 use super::validate::ImpCluster;
 use crate::api::spec::ImpSpec;
-use xmpp_federation_imp::access::{Credentials, NodeAddress, ServerTrust, Target};
+use xmpp_federation_imp::access::{Credentials, Host, NodeAddress, ServerTrust, Target};
 use xmpp_federation_imp::desired::{
     Announcement, Desired, FederationCheck, Link, LinkAge, LiveOwners, Owner, Place, Requests, RestartPolicy, Sibling,
 };
@@ -77,7 +76,7 @@ pub fn desired(
             addresses: cluster
                 .addresses
                 .iter()
-                .map(|(name, address)| (name.clone(), NodeAddress::from(*address)))
+                .map(|(name, host)| (name.clone(), NodeAddress::from(host.clone())))
                 .collect::<BTreeMap<_, _>>(),
             axl,
             control_center,
@@ -114,12 +113,12 @@ pub fn sibling(entry: &ImpSpec) -> Sibling {
     let publisher = entry.publisher.to_ascii_lowercase();
     let mut nodes = entry.nodes.iter().rev();
     let node = nodes.find(|node| node.name.to_ascii_lowercase() == publisher);
-    let address: Option<IpAddr> = node.and_then(|node| node.address.parse().ok());
+    let host: Option<Host> = node.and_then(|node| node.address.parse().ok());
     Sibling {
         entry: entry.name.clone(),
         publisher,
         port: u16::try_from(entry.axl.port).unwrap_or_default(),
-        address: address.map(NodeAddress::from),
+        address: host.map(NodeAddress::from),
     }
 }
 

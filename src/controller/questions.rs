@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::records::{NameAddresses, RecordStatus, ResolverError, Wanted};
+use xmpp_federation_imp::access::Host;
 use xmpp_federation_imp::desired::Desired;
 use xmpp_federation_imp::report::{Removal, Report};
 
@@ -63,9 +64,9 @@ pub struct RecordsAnswer {
     pub repeats: u32,
 }
 
-/// The nodes of one cluster, and the addresses that the spec gives by node name in lower case.
+/// The nodes of one cluster, and the hosts that the spec gives by node name in lower case.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RoutersQuestion {
     pub nodes: Vec<String>,
-    pub given: BTreeMap<String, IpAddr>,
+    pub given: BTreeMap<String, Host>,
 }

@@ -7,6 +7,7 @@ use serde::Deserialize as _;
 use xmpp_federation_core::Domain;
 
 use crate::api::XmppFederation;
+use xmpp_federation_imp::access::Host;
 use xmpp_federation_imp::preflight::options::{Addresses, ClusterEntry};
 
 /// No resource is larger.
@@ -54,13 +55,13 @@ fn take(text: &str, entry: Option<&str>) -> Result<ClusterEntry, String> {
     };
     let mut addresses = Addresses::new();
     for node in &imp.nodes {
-        let address: std::net::IpAddr = node.address.parse().map_err(|_| {
+        let host = node.address.parse::<Host>().map_err(|error| {
             format!(
-                "nodes of {}: {} is not an address; give one with --node {}=ADDRESS",
-                imp.name, node.address, node.name
+                "nodes of {}: {error}; correct it, or give one with --node {}=ADDRESS",
+                imp.name, node.name
             )
         })?;
-        addresses.insert(node.name.to_ascii_lowercase(), address.into());
+        addresses.insert(node.name.to_ascii_lowercase(), host.into());
     }
     let hostname = Domain::parse(&spec.edge.hostname.0).map_err(|error| format!("spec.edge.hostname: {error}"))?;
     Ok(ClusterEntry {
@@ -122,6 +123,21 @@ mod tests {
         assert_eq!(taken.ca_secret.as_deref(), Some("Secret cups-ca, key ca.crt"));
     }
 
+    /// The sample with that address of a node.
+    fn with_node(address: &str) -> String {
+        let nodes = format!("publisher: cups.ciscotac.net\n      nodes: [{{name: ECUP10, address: '{address}'}}]");
+        SAMPLE.replace("publisher: cups.ciscotac.net", &nodes)
+    }
+
+    #[rstest]
+    #[case("192.0.2.10")]
+    #[case("2001:db8::10")]
+    #[case("ecup10.inside.example")]
+    fn the_host_of_a_node_is_taken(#[case] host: &str) {
+        let taken = take(&with_node(host), None).unwrap();
+        assert_eq!(taken.addresses["ecup10"].host.to_string(), host);
+    }
+
     #[test]
     fn other_documents_of_the_file_are_passed_over() {
         let text = format!("kind: Secret\n---\n{SAMPLE}");
@@ -132,9 +148,11 @@ mod tests {
     #[case::nothing("", None, "no XmppFederation")]
     #[case::no_yaml("a: [", None, "not YAML")]
     #[case::a_wrong_field("kind: XmppFederation\nspec: {imp: 3}", None, "spec")]
+    #[case::a_node_with_a_port("NODE", None, "\"imp1.example:8443\" is not a host name")]
     #[case::another_entry(SAMPLE, Some("other"), "there are main")]
     fn what_cannot_be_taken_is_named(#[case] text: &str, #[case] entry: Option<&str>, #[case] expected: &str) {
-        let error = take(text, entry).unwrap_err();
+        let text = text.replace("NODE", &with_node("imp1.example:8443"));
+        let error = take(&text, entry).unwrap_err();
         assert!(error.contains(expected), "{error}");
     }
 }

@@ -60,7 +60,7 @@ fn wanted(sim: &SimulatedImp, number: usize, place: usize) -> Desired {
         .iter()
         .map(|node| {
             let address = NodeAddress {
-                address: node.https.ip(),
+                host: node.https.ip().into(),
                 port: Some(node.https.port()),
             };
             (node.name.clone(), address)

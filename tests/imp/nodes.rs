@@ -40,7 +40,7 @@ async fn a_node_that_is_missing_once_is_waited_for_and_one_that_stays_away_is_fo
 #[tokio::test(flavor = "multi_thread")]
 async fn an_address_for_a_name_that_is_no_node_is_named() {
     let mut bench = Bench::start(quick()).await;
-    let address = bench.desired.target.addresses[PUBLISHER];
+    let address = bench.desired.target.addresses[PUBLISHER].clone();
     bench
         .desired
         .target

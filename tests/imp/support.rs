@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use testkit_simulator::{Call, FaultOptions, ImpConfig, NodeState, SimulatedImp, Status};
 use xmpp_federation_core::ComponentId;
 use xmpp_federation_imp::Manager;
-use xmpp_federation_imp::access::{Credentials, NodeAddress, ServerTrust};
+use xmpp_federation_imp::access::{Credentials, Host, NodeAddress, ServerTrust};
 use xmpp_federation_imp::clock::{Clock as _, SystemClock};
 use xmpp_federation_imp::desired::{Announcement, Desired, Link, LinkAge};
 use xmpp_federation_imp::reasons::Reason;
@@ -304,20 +304,20 @@ pub fn desired(sim: &SimulatedImp) -> Desired {
         .iter()
         .map(|node| {
             let address = NodeAddress {
-                address: node.https.ip(),
+                host: node.https.ip().into(),
                 port: Some(node.https.port()),
             };
             (node.name.clone(), address)
         })
         .collect();
-    if let Some(publisher) = addresses.get(PUBLISHER).copied() {
+    if let Some(publisher) = addresses.get(PUBLISHER).cloned() {
         addresses.insert("cups.ciscotac.net".into(), publisher);
     }
     // Nothing else may be reached by mistake.
     assert!(
         addresses
             .values()
-            .all(|address| address.address == IpAddr::from([127, 0, 0, 1]))
+            .all(|address| address.host == Host::from(IpAddr::from([127, 0, 0, 1])))
     );
     let mut desired = testing::desired();
     desired.target.addresses = addresses;

@@ -183,6 +183,25 @@ async fn a_name_without_address_is_named_and_no_password_is_sent() {
     expect(&report, Check::Router, SUBSCRIBER, CheckResult::Ok, &[]);
 }
 
+#[rstest]
+#[case("localhost", CheckResult::Ok, ", the addresses of localhost, as given")]
+#[case(
+    "no-such-host.invalid",
+    CheckResult::Failed,
+    "no-such-host.invalid, which is given for it, does not resolve"
+)]
+#[tokio::test(flavor = "multi_thread")]
+async fn another_name_of_a_node_is_looked_up(#[case] name: &str, #[case] result: CheckResult, #[case] says: &str) {
+    let mut bench = Bench::start(ImpConfig::default()).await;
+    let given = bench
+        .arguments
+        .iter_mut()
+        .find(|argument| argument.starts_with(SUBSCRIBER));
+    *given.unwrap() = format!("{SUBSCRIBER}={name}");
+    let report = bench.look(&[]).await;
+    expect(&report, Check::Name, SUBSCRIBER, result, &[says]);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_does_not_resolve_is_named() {
     let mut bench = Bench::start(ImpConfig::default()).await;

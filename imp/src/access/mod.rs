@@ -1,13 +1,14 @@
 //! How a cluster is reached: names, addresses, accounts, trust.
 
+mod host;
 mod version;
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 
 use jiff::Timestamp;
 use xmpp_federation_core::{Fingerprint, SecretBytes};
 
+pub use host::{A_HOST, Host, HostError};
 pub use version::{AxlVersion, AxlVersionError};
 
 /// How to reach an IM&P cluster.
@@ -21,7 +22,7 @@ pub struct Target {
     pub port: u16,
     /// Fixed AXL version; `None`: detected.
     pub axl_version: Option<AxlVersion>,
-    /// Address overrides by node name (lower case); names not in here are resolved.
+    /// Hosts to use instead, by node name (lower case); names not in here are resolved.
     pub addresses: BTreeMap<String, NodeAddress>,
     /// Account for AXL.
     pub axl: Credentials,
@@ -65,17 +66,18 @@ impl Target {
 }
 
 /// Where a node answers instead of what its name resolves to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodeAddress {
-    /// The address.
-    pub address: IpAddr,
+    /// The host. Certificates are for the node's own name all the same.
+    pub host: Host,
     /// The HTTPS port, where it is not the target's.
     pub port: Option<u16>,
 }
 
-impl From<IpAddr> for NodeAddress {
-    fn from(address: IpAddr) -> Self {
-        Self { address, port: None }
+impl<T: Into<Host>> From<T> for NodeAddress {
+    fn from(host: T) -> Self {
+        let host = host.into();
+        Self { host, port: None }
     }
 }
 

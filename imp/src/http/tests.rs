@@ -1,6 +1,7 @@
 //! Handshakes with tomcat certificates that few libraries take.
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
+use rstest::rstest;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::{ServerConfig, SupportedProtocolVersion};
@@ -8,6 +9,7 @@ use testkit_peer::odd::{Odd, OddIdentity};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::*;
+use crate::access::NodeAddress;
 use crate::clock::SystemClock;
 use crate::counter::Uncounted;
 use crate::testing::{TestStore, desired};
@@ -108,7 +110,18 @@ fn acceptor() -> (tokio_rustls::TlsAcceptor, Fingerprint) {
 
 /// A call to that server, which has to have a certificate with that fingerprint.
 async fn called(logins: &Arc<Logins>, server: String, pin: Fingerprint) -> Result<Element, CallErrorKind> {
+    called_at(BTreeMap::new(), logins, server, pin).await
+}
+
+/// The same where other hosts are given for some.
+async fn called_at(
+    addresses: BTreeMap<String, NodeAddress>,
+    logins: &Arc<Logins>,
+    server: String,
+    pin: Fingerprint,
+) -> Result<Element, CallErrorKind> {
     let mut target = desired().target;
+    target.addresses = addresses;
     target.tls = ServerTrust::Pinned(vec![pin]);
     let caller = Caller::new(
         &target,
@@ -158,6 +171,32 @@ async fn a_use_of_an_account_is_not_noted_where_no_request_is_sent() {
     let refused = called(&logins, server, no_pin).await;
     assert!(matches!(refused, Err(CallErrorKind::Connect(_))), "{refused:?}");
     assert_eq!(store.writes(), 0);
+}
+
+#[rstest]
+#[case::an_address("127.0.0.1")]
+#[case::a_name("localhost")]
+#[tokio::test]
+async fn a_node_is_called_at_the_host_that_is_given_for_it(#[case] given: &str) {
+    let logins = logins(&Arc::new(TestStore::default()));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let server = format!("https://ecup10.invalid:{}", listener.local_addr().unwrap().port());
+    let (acceptor, pin) = acceptor();
+    let answering = async {
+        let (stream, _) = listener.accept().await.unwrap();
+        let mut stream = acceptor.accept(stream).await.unwrap();
+        let mut request = vec![0; 2048];
+        let read = stream.read(&mut request).await.unwrap();
+        let answer = "HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n";
+        stream.write_all(answer.as_bytes()).await.unwrap();
+        request.truncate(read);
+        String::from_utf8(request).unwrap().to_ascii_lowercase()
+    };
+    let host: Host = given.parse().unwrap();
+    let addresses = BTreeMap::from([("ecup10.invalid".to_owned(), NodeAddress::from(host))]);
+    let (called, request) = tokio::join!(called_at(addresses, &logins, server, pin), answering);
+    assert!(matches!(called, Err(CallErrorKind::Unauthorized { .. })), "{called:?}");
+    assert!(request.contains("\r\nhost: ecup10.invalid:"), "{request}");
 }
 
 #[tokio::test]

@@ -1,7 +1,6 @@
 //! The command line.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -11,7 +10,7 @@ use xmpp_federation_core::fingerprint::{Fingerprint, FingerprintError};
 
 use super::plan::{Accounts, Plan, UserPassword};
 use super::{password, report::PreflightReport};
-use crate::access::{NodeAddress, ServerTrust};
+use crate::access::{Host, NodeAddress, ServerTrust};
 use crate::http;
 use crate::resolve::SystemResolver;
 
@@ -68,7 +67,7 @@ pub struct Options {
     /// TCP port of the XCP routers [default: 7400].
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     pub router_port: Option<u16>,
-    /// Address of a host whose name does not resolve; once per host.
+    /// Address of a host whose name does not resolve, or another name of it; once per host.
     #[arg(long, value_name = "NAME=ADDRESS")]
     pub node: Vec<String>,
     /// Delete a row that does not exist, to see whether writes are taken.
@@ -264,9 +263,9 @@ fn plain_host(host: &str) -> Result<(), String> {
 fn node(text: &str) -> Result<(String, NodeAddress), String> {
     let wrong = || format!("--node {text}: write NAME=ADDRESS, as ecup10.example.com=192.0.2.10");
     let (name, address) = text.split_once('=').ok_or_else(wrong)?;
-    let address: IpAddr = address.parse().map_err(|_| wrong())?;
+    let host: Host = address.parse().map_err(|_| wrong())?;
     plain_host(name)?;
-    Ok((name.to_ascii_lowercase(), address.into()))
+    Ok((name.to_ascii_lowercase(), host.into()))
 }
 
 fn pins(option: &str, texts: &[String]) -> Result<Vec<Fingerprint>, String> {
@@ -295,6 +294,7 @@ mod tests {
     #[case::a_pin_too_short(&["--publisher", "p", "--user", "u", "--pin", "ab"], "64 hexadecimal digits")]
     #[case::a_host_that_is_a_url(&["--publisher", "https://p/", "--user", "u"], "neither a host name")]
     #[case::a_node_without_address(&["--publisher", "p", "--user", "u", "--node", "n"], "NAME=ADDRESS")]
+    #[case::a_node_with_a_port(&["--publisher", "p", "--user", "u", "--node", "n=imp1.example:8443"], "--node n=imp1.example:8443: write NAME=ADDRESS")]
     #[case::a_version(&["--publisher", "p", "--user", "u", "--axl-version", "x"], "AXL version")]
     fn wrong_use_is_named(#[case] arguments: &[&str], #[case] expected: &str) {
         let all = ["preflight"].iter().chain(arguments);

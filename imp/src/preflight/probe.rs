@@ -16,7 +16,7 @@ use super::certificate::{self, CertificateFacts};
 use super::legacy;
 use super::plan::{CONNECT_TIMEOUT, Plan};
 use super::report::{Check, CheckRow, PreflightReport};
-use crate::access::ServerTrust;
+use crate::access::{Host, ServerTrust};
 use crate::http;
 
 /// A clock that differs by more is worth a warning.
@@ -28,8 +28,8 @@ const LONGEST_HEAD: usize = 16 * 1024;
 pub struct HostProbe {
     /// Its addresses, or why there are none.
     pub addresses: Result<Vec<IpAddr>, String>,
-    /// Whether they were given instead of resolved.
-    pub given: bool,
+    /// What was given instead of its name.
+    pub given: Option<Host>,
     /// What was seen behind the port.
     pub https: Result<HttpsProbe, Refusal>,
 }
@@ -55,15 +55,17 @@ pub enum Refusal {
     Tls(String),
 }
 
-/// Addresses of a host: those given, or what the system resolves.
-async fn addresses(plan: &Plan, host: &str) -> Result<Vec<IpAddr>, String> {
-    if let Some(given) = plan.addresses.get(host) {
-        return Ok(vec![given.address]);
-    }
-    if let Ok(address) = host.parse() {
+/// Addresses of a host: that given, or what the system resolves.
+async fn addresses(plan: &Plan, host: &str, given: Option<&Host>) -> Result<Vec<IpAddr>, String> {
+    let name: &str = match given {
+        Some(Host::Address(address)) => return Ok(vec![*address]),
+        Some(Host::Name(name)) => name,
+        None => host,
+    };
+    if let Ok(address) = name.parse() {
         return Ok(vec![address]);
     }
-    match tokio::time::timeout(CONNECT_TIMEOUT, plan.resolver.addresses(host)).await {
+    match tokio::time::timeout(CONNECT_TIMEOUT, plan.resolver.addresses(name)).await {
         Err(_) => Err("DNS did not answer in time".to_owned()),
         Ok(Err(error)) => Err(error.to_string()),
         Ok(Ok(found)) => {
@@ -92,14 +94,15 @@ pub async fn connect(addresses: &[IpAddr], port: u16) -> Result<TcpStream, Strin
 }
 
 pub async fn host(plan: &Plan, host: &str) -> HostProbe {
-    let addresses = addresses(plan, host).await;
+    let given = plan.addresses.get(host).map(|given| given.host.clone());
+    let addresses = addresses(plan, host, given.as_ref()).await;
     let https = match &addresses {
         Ok(addresses) if !addresses.is_empty() => https(plan, host, addresses).await,
         _ => Err(Refusal::NoAddress),
     };
     HostProbe {
         addresses,
-        given: plan.addresses.contains_key(host),
+        given,
         https,
     }
 }
@@ -219,14 +222,23 @@ impl HostProbe {
     }
 
     fn name(&self, host: &str) -> CheckRow {
+        let name = match &self.given {
+            Some(Host::Name(name)) => format!("{name}, which is given for it,"),
+            _ => "the name".to_owned(),
+        };
         match &self.addresses {
-            Ok(addresses) if addresses.is_empty() => Check::Name.failed(host, "the name has no address"),
+            Ok(addresses) if addresses.is_empty() => Check::Name.failed(host, format!("{name} has no address")),
             Ok(addresses) => {
                 let list: Vec<String> = addresses.iter().map(ToString::to_string).collect();
                 let list = list.join(", ");
-                return Check::Name.ok(host, if self.given { format!("{list}, as given") } else { list });
+                let found = match &self.given {
+                    Some(Host::Address(_)) => format!("{list}, as given"),
+                    Some(Host::Name(name)) => format!("{list}, the addresses of {name}, as given"),
+                    None => list,
+                };
+                return Check::Name.ok(host, found);
             }
-            Err(why) => Check::Name.failed(host, format!("the name does not resolve: {why}")),
+            Err(why) => Check::Name.failed(host, format!("{name} does not resolve: {why}")),
         }
         .remedy(format!(
             "Mend DNS, or give its address with --node {host}=ADDRESS, which is imp[].nodes in the resource"

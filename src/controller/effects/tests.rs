@@ -45,6 +45,28 @@ async fn context() -> Context {
 }
 
 #[rstest]
+#[case::nothing(json!([]), None, "ecup10.coluc.com")]
+#[case::nothing_but_it_is_in_use(json!([]), Some("192.0.2.1"), "192.0.2.1")]
+#[case::an_address(json!([{"name": "ECUP10.coluc.com", "address": "192.0.2.10"}]), Some("192.0.2.1"), "192.0.2.10")]
+#[case::a_name(json!([{"name": "ECUP10.coluc.com", "address": "Ecup10.Inside.example"}]), None, "ecup10.inside.example")]
+#[case::a_name_while_another_address_is_in_use(json!([{"name": "ecup10.coluc.com", "address": "ecup10.inside.example"}]), Some("192.0.2.1"), "192.0.2.1")]
+#[tokio::test]
+async fn what_is_given_for_a_node_is_used_until_dns_has_answered(
+    #[case] given: Value,
+    #[case] used: Option<&str>,
+    #[case] expected: &str,
+) {
+    let context = context().await;
+    let valid = validated(&spec_with("/imp/0/nodes", given)).unwrap();
+    let node = "ecup10.coluc.com".to_owned();
+    let known: NodeAddresses = used.iter().map(|used| (node.clone(), (*used).to_owned())).collect();
+    let cluster = valid.imp.first().unwrap();
+    let nodes = std::slice::from_ref(&node);
+    let found = router_addresses(&context.environment, &valid.owner, cluster, nodes, Some(&known));
+    assert_eq!(found, [(node, expected.to_owned())]);
+}
+
+#[rstest]
 #[case::the_secret_is_missing(Reason::SecretMissing, &[], &["ecup10.coluc.com", "ecup10s.coluc.com"])]
 #[case::and_links_stand(Reason::SecretMissing, &["cups"], &["cups"])]
 #[case::it_is_about_to_be_asked(Reason::NotLookedYet, &[], &[])]

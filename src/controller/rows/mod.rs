@@ -515,8 +515,12 @@ mod tests {
     #[rstest]
     #[case::the_resource_lives(Cause::Dropped, true)]
     #[case::nothing_is_wanted_any_more(Cause::Deleted, false)]
-    fn a_removal_leaves_publishers_alone_that_an_entry_leads_to(#[case] cause: Cause, #[case] bars: bool) {
-        let nodes = json!([{"name": "CUPS2.example.net", "address": "192.0.2.7"}]);
+    fn a_removal_leaves_publishers_alone_that_an_entry_leads_to(
+        #[case] cause: Cause,
+        #[case] bars: bool,
+        #[values("192.0.2.7", "Cups2.Inside.example")] host: &str,
+    ) {
+        let nodes = json!([{"name": "CUPS2.example.net", "address": host}]);
         let dropped = dropped(&json!({"nodes": nodes, "axl": {"port": 8444}}), 1);
         let mut object = XmppFederation::new("coluc", spec_with("", json!(null)));
         let entry = dropped.entry.clone().unwrap();

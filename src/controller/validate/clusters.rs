@@ -1,13 +1,11 @@
 //! The entries of spec.imp.
 
-use std::net::IpAddr;
-
 use xmpp_federation_core::Domain;
 use xmpp_federation_core::fingerprint::Fingerprint;
 
-use super::{AN_ADDRESS, Problems, Refusal};
+use super::{Problems, Refusal};
 use crate::api::spec::{self, XmppFederationSpec};
-use xmpp_federation_imp::access::AxlVersion;
+use xmpp_federation_imp::access::{A_HOST, AxlVersion, Host};
 use xmpp_federation_imp::desired::RestartMode;
 use xmpp_federation_imp::window::Window;
 
@@ -26,8 +24,8 @@ pub struct ImpCluster {
     pub axl_version: Option<AxlVersion>,
     /// Port of the routers.
     pub router_port: u16,
-    /// Address overrides by lower-case node name.
-    pub addresses: Vec<(String, IpAddr)>,
+    /// Hosts to use instead, by lower-case node name.
+    pub addresses: Vec<(String, Host)>,
     /// SHA-256 fingerprints of the nodes' certificates.
     pub pins: Vec<Fingerprint>,
 }
@@ -113,7 +111,7 @@ fn imp(problems: &mut Problems, entry: &spec::ImpSpec, hosted: &[Domain]) -> Imp
     let mut addresses = Vec::new();
     for node in &entry.nodes {
         let at = format!("{field}.nodes[{}].address", node.name);
-        if let Some(address) = problems.parsed(&at, &node.address, AN_ADDRESS) {
+        if let Some(address) = problems.parsed(&at, &node.address, A_HOST) {
             addresses.push((node.name.to_ascii_lowercase(), address));
         }
     }

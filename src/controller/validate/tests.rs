@@ -127,7 +127,8 @@ fn a_value_of_another_type_in_the_pods_is_named_by_its_path() {
 #[case("/edge/slots", json!(1), "each replica needs a component id")]
 #[case("/edge/publicAddresses", json!(["edge"]), "is not an IP address")]
 #[case("/imp/0/domains", json!(["other.example"]), "add it there")]
-#[case("/imp/0/nodes", json!([{"name": "ecup10.coluc.com", "address": "ecup10"}]), "spec.imp[main].nodes[ecup10.coluc.com].address")]
+#[case("/imp/0/nodes", json!([{"name": "ecup10.coluc.com", "address": "ecup10:7400"}]), "spec.imp[main].nodes[ecup10.coluc.com].address: \"ecup10:7400\" is not a host name such as imp1.example.com, or an IP address")]
+#[case("/imp/0/nodes", json!([{"name": "ecup10.coluc.com", "address": "192.0.2.300"}]), "spec.imp[main].nodes[ecup10.coluc.com].address: \"192.0.2.300\" is not")]
 #[case("/imp/0/tls", json!({"pinnedSha256": ["zz"]}), "64 hexadecimal digits")]
 #[case("/imp/0/axl", json!({"version": "14"}), "spec.imp[main].axl.version: \"14\" is not an AXL version; write major and minor number")]
 #[case("/imp/0/axl", json!({"port": 0}), "spec.imp[main].axl.port: 0 is not a TCP port; write 1 to 65535")]
@@ -223,6 +224,21 @@ fn an_entry_that_left_the_spec_is_judged_without_its_domains() {
     let found = dropped_entry(&left).unwrap();
     assert_eq!(found.publisher(), "b.example.net");
     assert!(found.domains.is_empty());
+}
+
+#[rstest]
+#[case("192.0.2.10", "192.0.2.10")]
+#[case("2001:db8::10", "2001:db8::10")]
+#[case("Ecup10.Inside.example", "ecup10.inside.example")]
+#[case("ecup10", "ecup10")]
+fn a_node_has_a_host_by_address_or_name(#[case] address: &str, #[case] expected: &str) {
+    let node = json!([{"name": "ECUP10.coluc.com", "address": address}]);
+    let valid = validated(&spec_with("/imp/0/nodes", node)).unwrap();
+    let (name, host) = valid.imp.first().unwrap().addresses.first().unwrap();
+    assert_eq!(
+        (name.as_str(), host.to_string().as_str()),
+        ("ecup10.coluc.com", expected)
+    );
 }
 
 #[test]
