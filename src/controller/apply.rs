@@ -46,12 +46,13 @@ pub enum ApplyError {
     Kube(#[from] Error),
     /// Somebody undoes each write.
     #[error(
-        "{kind} {name} is changed back again and again ({by}) after the operator wrote it; stop that writer. The operator writes ever later, every 5 min at the longest"
+        "{kind} {name} is changed back again and again ({by}) after the operator wrote it; {remedy}. The operator writes ever later, every 5 min at the longest"
     )]
     Undone {
         kind: &'static str,
         name: String,
         by: String,
+        remedy: &'static str,
     },
     /// A pod that cannot be told: until it is tried again.
     #[error(transparent)]
@@ -297,8 +298,14 @@ impl Target<'_> {
         let undone = || {
             let taken = found.and_then(|found| found.taken(desired)).map(ToString::to_string);
             let by = taken.unwrap_or_else(|| "it is deleted, or fields are removed".to_owned());
+            // A HorizontalPodAutoscaler, as a rule.
+            let remedy = if kind == Kind::StatefulSet && by.starts_with("spec.replicas ") {
+                "let it scale the XmppFederation instead"
+            } else {
+                "stop that writer"
+            };
             let (kind, name) = (kind.as_str(), name.to_owned());
-            ApplyError::Undone { kind, name, by }
+            ApplyError::Undone { kind, name, by, remedy }
         };
         if again && !self.sent.with(uid, |sent| sent.repairs.are_due(&key, Instant::now())) {
             return Err(undone());

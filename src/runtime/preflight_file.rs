@@ -135,7 +135,7 @@ mod tests {
     #[case("ecup10.inside.example")]
     fn the_host_of_a_node_is_taken(#[case] host: &str) {
         let taken = take(&with_node(host), None).unwrap();
-        assert_eq!(taken.addresses["ecup10"].host.to_string(), host);
+        assert_eq!(taken.addresses.get("ecup10").unwrap().host.to_string(), host);
     }
 
     #[test]

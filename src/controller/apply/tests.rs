@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use http::{Method, Request, Response, StatusCode};
 use kube::client::Body;
+use rstest::rstest;
 
 use crate::controller::context::Context;
 use crate::controller::guard::ResourceGuard;
@@ -102,8 +103,8 @@ fn a_pod_that_loaded_its_configuration_or_refuses_it_is_not_told_again() {
     assert_eq!(bench.run("mounted", "wanted", Duration::from_hours(1)), [0_u64; 0]);
 }
 
-/// Its API server writes what it is sent; how often it wrote the public Service.
-fn context() -> (Context, Arc<AtomicUsize>) {
+/// Its API server writes what it is sent; how often it wrote the object at that path.
+fn context(watched: &'static str) -> (Context, Arc<AtomicUsize>) {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let writes = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&writes);
@@ -121,7 +122,7 @@ fn context() -> (Context, Arc<AtomicUsize>) {
                 merge(&mut object, json!({"metadata": {"uid": "o-1", "resourceVersion": "2"}}));
                 StatusCode::OK
             };
-            if parts.uri.path().ends_with("/services/coluc-edge") && parts.method == Method::PATCH {
+            if parts.uri.path().ends_with(watched) && parts.method == Method::PATCH {
                 counted.fetch_add(1, Ordering::Relaxed);
             }
             let response = Response::builder().status(code);
@@ -141,30 +142,59 @@ fn context() -> (Context, Arc<AtomicUsize>) {
     (context, writes)
 }
 
+#[rstest]
+#[case::by_a_platform(
+    Kind::Service,
+    "/services/coluc-edge",
+    json!({"manager": "platform", "fieldsV1": {"f:spec": {"f:type": {}}}}),
+    "(spec.type by platform) after the operator wrote it; stop that writer"
+)]
+#[case::by_an_autoscaler(
+    Kind::StatefulSet,
+    "/statefulsets/coluc-edge",
+    json!({"manager": "kube-controller-manager", "subresource": "scale", "fieldsV1": {"f:spec": {"f:replicas": {}}}}),
+    "(spec.replicas by kube-controller-manager) after the operator wrote it; let it scale the XmppFederation instead"
+)]
 #[tokio::test]
-async fn an_object_that_somebody_changes_back_each_time_is_written_ever_later_and_named() {
-    let (context, writes) = context();
-    let (world, env) = (world("", Value::Null), &context.environment);
-    let wanted = serde_json::to_value(&world.desired.service).unwrap();
+async fn an_object_that_somebody_changes_back_each_time_is_written_ever_later_and_named(
+    #[case] kind: Kind,
+    #[case] path: &'static str,
+    #[case] mut by: Value,
+    #[case] says: &str,
+) {
+    let (context, writes) = context(path);
+    let (mut world, env) = (world("", Value::Null), &context.environment);
+    let set = json!({"apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": {"name": "coluc-edge"},
+        "spec": {"replicas": 1, "selector": {}, "template": {}}});
+    world.desired.stateful_set = DesiredObject::Present(serde_json::from_value(set).unwrap());
+    let wanted = match (&world.desired.stateful_set, kind) {
+        (DesiredObject::Present(set), Kind::StatefulSet) => serde_json::to_value(set).unwrap(),
+        _ => serde_json::to_value(&world.desired.service).unwrap(),
+    };
     let hash = crate::controller::build::sha256(wanted.to_string().as_bytes());
-    let managed = |manager: &str, operation: &str, fields: Value| json!({"manager": manager, "operation": operation, "fieldsV1": {"f:spec": fields}});
-    let spoilt = json!({"apiVersion": "v1", "kind": "Service", "spec": {"type": "ClusterIP"}, "metadata": {
+    merge(&mut by, json!({"operation": "Update"}));
+    let ours = json!({"manager": OBJECTS_MANAGER, "operation": "Apply", "fieldsV1": {"f:spec": {"f:ports": {}}}});
+    let spoilt = json!({"apiVersion": wanted.get("apiVersion"), "kind": kind.as_str(), "spec": {}, "metadata": {
         "name": "coluc-edge", "uid": "o-1", "annotations": {APPLIED: hash},
         "ownerReferences": [{"apiVersion": "v1", "kind": "XmppFederation", "name": "coluc", "uid": "uid-1"}],
-        "managedFields": [managed(OBJECTS_MANAGER, "Apply", json!({"f:ports": {}})),
-            managed("platform", "Update", json!({"f:type": {}}))]}});
-    let spoilt = ExistingObject::new(Kind::Service, serde_json::from_value(spoilt).unwrap(), None);
-    let live = ExistingObjects {
-        service: Some(Arc::new(spoilt)),
-        ..ExistingObjects::default()
-    };
+        "managedFields": [ours, by]}});
+    let spoilt = Some(Arc::new(ExistingObject::new(
+        kind,
+        serde_json::from_value(spoilt).unwrap(),
+        None,
+    )));
+    let mut live = ExistingObjects::default();
+    match kind {
+        Kind::StatefulSet => live.stateful_set = spoilt,
+        _ => live.service = spoilt,
+    }
     let mut told = Vec::new();
     for _ in 0..40 {
         let applied = run(env, &context.caches.sent, &world.valid.owner, &world.desired, &live).await;
         let failed = applied.failed.iter().map(ToString::to_string);
         told.push(
             failed
-                .filter(|error| error.starts_with("Service coluc-edge "))
+                .filter(|error| error.starts_with(&format!("{} coluc-edge ", kind.as_str())))
                 .collect::<Vec<_>>(),
         );
     }
@@ -172,9 +202,6 @@ async fn an_object_that_somebody_changes_back_each_time_is_written_ever_later_an
     assert!(told.iter().take(15).all(Vec::is_empty), "{told:?}");
     for errors in told.iter().skip(15) {
         assert_eq!(errors.len(), 1, "{told:?}");
-        assert!(
-            errors.iter().all(|error| error.contains("spec.type by platform")),
-            "{errors:?}"
-        );
+        assert!(errors.iter().all(|error| error.contains(says)), "{errors:?}");
     }
 }
