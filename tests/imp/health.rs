@@ -4,7 +4,7 @@ use testkit_simulator::{FaultOptions, ImpConfig};
 use xmpp_federation_imp::reasons::Reason;
 use xmpp_federation_imp::report::{Progress, Status};
 
-use crate::support::{Bench, PUBLISHER, SUBSCRIBER, quick, says};
+use crate::support::{Bench, PUBLISHER, SUBSCRIBER, id, quick, says};
 
 const CHAT: &str = "Cisco XCP Text Conference Manager";
 
@@ -46,6 +46,34 @@ async fn a_stopped_service_is_named_and_waited_for_until_a_human_decides() {
     bench.desired.requests.restart_routers = Some("all the same".into());
     bench.until_ready(60).await;
     assert_eq!(bench.restarts(), [1, 1]);
+}
+
+/// As a release may answer that does not have it.
+#[tokio::test(flavor = "multi_thread")]
+async fn for_a_service_that_never_runs_a_person_is_asked_once() {
+    const FILES: &str = "Cisco XCP File Transfer Manager";
+    let mut bench = Bench::start(ImpConfig {
+        absent_as_stopped: vec![FILES.into()],
+        ..quick()
+    })
+    .await;
+    let report = bench.until_routers(15, Reason::NodeNotHealthy).await;
+    let told = [
+        FILES,
+        "Stopped",
+        "Where the release has no such service",
+        "restart-routers once",
+    ];
+    says(&report.routers_in_sync, &told);
+    assert!(matches!(report.progress, Progress::Stalled(_)), "{report:?}");
+    bench.desired.requests.restart_routers = Some("this release has none".into());
+    bench.until_ready(60).await;
+    assert_eq!(bench.restarts(), [1, 1]);
+    // Another row needs another restart, and no person.
+    bench.desired.component_ids.push(id(1));
+    bench.until_routers(30, Reason::Restarting).await;
+    bench.until_ready(60).await;
+    assert_eq!(bench.restarts(), [2, 2]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -82,7 +82,7 @@ impl RestartInput<'_> {
                 return Some(RestartStep::Read(node.name.clone()));
             }
             let remedy = if stays {
-                "; start it in Cisco Unified IM and Presence Serviceability > Tools > Control Center - Feature Services, or deactivate it there. The annotation xmppfederation.io/restart-routers restarts the routers with it as it is"
+                "; start it in Cisco Unified IM and Presence Serviceability > Tools > Control Center - Feature Services, or deactivate it there. Where the release has no such service, set the annotation xmppfederation.io/restart-routers once: it restarts the routers with the service as it is, which then does not count until it runs"
             } else {
                 ""
             };

@@ -44,6 +44,8 @@ pub struct ImpConfig {
     pub services_lag_s: f64,
     /// XCP services that are not activated.
     pub not_activated: Vec<String>,
+    /// Services that the release does not have, and for which it answers as if they were stopped.
+    pub absent_as_stopped: Vec<String>,
     /// Whether there is a table `enterprisenode` with the states of redundancy groups.
     pub redundancy: bool,
     /// A router that is down for longer gives its users to the group's other node, seconds.
@@ -205,6 +207,7 @@ impl Default for ImpConfig {
             restart_s: 5.0,
             services_lag_s: 0.0,
             not_activated: Vec::new(),
+            absent_as_stopped: Vec::new(),
             redundancy: false,
             failover_s: 90.0,
             initial_up_time_s: 86_400,

@@ -4,7 +4,7 @@ use super::cluster::{Cluster, Node};
 use super::config::Federation;
 use super::distort::distort;
 use super::message::{Answer, Request};
-use super::router::{Control, FEDERATION, ROUTER, Service};
+use super::router::{Control, FEDERATION, ROUTER, Service, Status};
 use super::soap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -116,7 +116,15 @@ fn collect(element: &Element, words: &mut Vec<String>) {
 
 fn status(cluster: &Cluster, node: &Node, operation: &Element) -> Answer {
     let federation = cluster.settings().federation;
-    let services = node.router.services(federation);
+    let mut services = node.router.services(federation);
+    for (name, service) in &mut services {
+        if cluster.config.absent_as_stopped.iter().any(|absent| absent == name) {
+            *service = Service {
+                status: Status::Stopped,
+                started_at_ms: None,
+            };
+        }
+    }
     let asked: Vec<String> = operation
         .elements()
         .map(|element| element.text().trim().to_string())
@@ -149,6 +157,7 @@ fn list(cluster: &Cluster, node: &Node) -> Answer {
         .router
         .services(cluster.settings().federation)
         .keys()
+        .filter(|name| !cluster.config.absent_as_stopped.iter().any(|absent| absent == *name))
         .map(|name| {
             format!(
                 "<ns1:item><ns1:ServiceName>{}</ns1:ServiceName><ns1:ServiceType>Service</ns1:ServiceType>\

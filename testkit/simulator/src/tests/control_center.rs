@@ -95,6 +95,30 @@ async fn own_federation_shows_in_its_service(#[case] federation: Federation, #[c
 }
 
 #[tokio::test]
+async fn a_service_that_the_release_does_not_have_may_look_like_one_that_is_stopped() {
+    let name = "Cisco XCP File Transfer Manager";
+    let imp = SimulatedImp::start(ImpConfig {
+        absent_as_stopped: vec![name.into()],
+        ..quick()
+    })
+    .await
+    .unwrap();
+    let content = format!("<soap:ServiceStatus>{name}</soap:ServiceStatus>");
+    let (_, body) = ask(&imp, SUBSCRIBER, "soapGetServiceStatus", &content).await;
+    let item = body.split("<ns1:item>").nth(1).unwrap();
+    for told in [
+        "<ns1:ServiceStatus>Stopped<",
+        "<ns1:ReasonCode>-1<",
+        "<ns1:StartTime><",
+        "<ns1:UpTime>-1<",
+    ] {
+        assert!(item.contains(told), "{item}");
+    }
+    let (_, list) = ask(&imp, SUBSCRIBER, "soapGetStaticServiceList", "").await;
+    assert!(!list.contains(name) && list.contains("Cisco XCP Router"), "{list}");
+}
+
+#[tokio::test]
 async fn children_must_be_qualified_and_the_action_must_fit() {
     let imp = SimulatedImp::start(quick()).await.unwrap();
     let (status, _) = ask(
