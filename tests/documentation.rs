@@ -41,21 +41,38 @@ fn the_resources_shown_are_accepted() {
         .map(|rest| rest.split("```").next().unwrap())
         .collect();
     assert!(!blocks.is_empty());
-    let schema = crd::definition();
-    for block in blocks {
-        let value: serde_yaml::Value = serde_yaml::from_str(block).unwrap();
-        let resource: XmppFederation =
-            serde_path_to_error::deserialize(value.clone()).unwrap_or_else(|error| panic!("{error}:\n{block}"));
-        assert_eq!(later::refused(&resource.spec), [""; 0], "{block}");
-        // A field that the schema does not have would be dropped without a word.
-        let value: Value = serde_json::to_value(&value).unwrap();
-        let spec = "/spec/versions/0/schema/openAPIV3Schema/properties/spec";
-        assert_known(schema.pointer(spec).unwrap(), &value["spec"], "spec");
+    blocks.into_iter().for_each(assert_accepted);
+}
+
+#[test]
+fn the_samples_are_accepted() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/samples");
+    let samples = std::fs::read_dir(folder).unwrap();
+    let mut count = 0;
+    for sample in samples {
+        assert_accepted(&std::fs::read_to_string(sample.unwrap().path()).unwrap());
+        count += 1;
     }
+    assert_eq!(count, 2);
+}
+
+fn assert_accepted(block: &str) {
+    let schema = crd::definition();
+    let value: serde_yaml::Value = serde_yaml::from_str(block).unwrap();
+    let resource: XmppFederation =
+        serde_path_to_error::deserialize(value.clone()).unwrap_or_else(|error| panic!("{error}:\n{block}"));
+    assert_eq!(later::refused(&resource.spec), [""; 0], "{block}");
+    assert_eq!(resource.spec.edge.unknown_fields(), [""; 0], "{block}");
+    // A field that the schema does not have would be dropped without a word.
+    let value: Value = serde_json::to_value(&value).unwrap();
+    let spec = "/spec/versions/0/schema/openAPIV3Schema/properties/spec";
+    assert_known(schema.pointer(spec).unwrap(), &value["spec"], "spec");
 }
 
 fn assert_known(schema: &Value, value: &Value, path: &str) {
     match value {
+        // What is passed on to Kubernetes; the resource itself tells what is unknown there.
+        Value::Object(_) if schema["x-kubernetes-preserve-unknown-fields"] == true => {}
         Value::Object(fields) => {
             for (name, value) in fields {
                 let known = &schema["properties"][name];

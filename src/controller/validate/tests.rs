@@ -1,7 +1,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 use super::claims::claim;
 use super::*;
-use crate::api::spec;
+use crate::api::{XmppFederation, spec};
 use crate::controller::testing::{entry, owner, settings, spec_with, validated, with_entries};
 use rstest::rstest;
 use serde_json::{Value, json};
@@ -27,6 +27,15 @@ fn the_guides_resource_gets_the_guides_component_ids() {
     let names: Vec<&str> = valid.certificate_names.iter().map(Domain::as_str).collect();
     assert_eq!(names, ["coluc.com", "conf.coluc.com", "eft-xwye-a.coluc.com"]);
     assert!(valid.active);
+}
+
+#[rstest]
+#[case(include_str!("../../../deploy/samples/coluc.yaml"))]
+#[case(include_str!("../../../deploy/samples/partners.yaml"))]
+fn the_samples_have_no_contradiction(#[case] sample: &str) {
+    let resource: XmppFederation = serde_yaml::from_str(sample).unwrap();
+    let valid = validated(&resource.spec);
+    assert!(valid.is_ok(), "{:?}", valid.err());
 }
 
 #[rstest]
