@@ -1,6 +1,7 @@
 //! What the controller wants of one IM&P cluster: the validated form of one entry of `spec.imp`,
 //! with the Secrets read.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,6 +27,8 @@ pub struct Desired {
     pub target: Target,
     /// Component ids in slot order, slot 0 first. Ignored while `activation` is Prepared.
     pub component_ids: Vec<ComponentId>,
+    /// Who says how many slots there are.
+    pub slots: SlotSource,
     /// Active, or everything except rows and restarts.
     pub activation: Activation,
     /// Restart policy.
@@ -51,7 +54,29 @@ pub struct Desired {
     pub links: Vec<Link>,
 }
 
+/// Who says how many slots a resource has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SlotSource {
+    /// The spec. Only then may there be more than the ledger records: each further row needs a restart of all routers.
+    Spec,
+    /// A record of the first registration.
+    Record,
+    /// Nobody: it is the default of a new resource.
+    Default,
+}
+
 impl Desired {
+    /// The same with no more slots than are recorded, unless the spec asks for them.
+    pub fn within(&self, recorded: Option<u16>) -> Cow<'_, Self> {
+        let recorded = recorded.map_or(usize::MAX, usize::from);
+        if self.slots == SlotSource::Spec || self.component_ids.len() <= recorded {
+            return Cow::Borrowed(self);
+        }
+        let mut within = self.clone();
+        within.component_ids.truncate(recorded);
+        Cow::Owned(within)
+    }
+
     /// Whether the cluster may be taken from that resource: it is gone, or a person says so where it would not be seen.
     pub fn may_take_from(&self, other: &Owner) -> bool {
         let named = self.requests.adopt_rows.as_ref() == Some(&other.to_string());

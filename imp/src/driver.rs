@@ -141,6 +141,12 @@ impl Manager {
         Ok((!files.is_empty()).then(|| rows.collect()))
     }
 
+    /// How many slots are recorded for that resource, in any of its clusters; `None`: nothing was registered yet.
+    pub fn recorded_slots(&self, owner_uid: &str) -> Option<u16> {
+        let ledgers = self.ledgers.of(owner_uid).ok()?.readable;
+        ledgers.iter().filter_map(|file| file.ledger.slots).max()
+    }
+
     /// The nodes of the cluster that an entry leads to as the record has them; none where it may lead to several.
     pub fn recorded_nodes(&self, owner_uid: &str, entry: &Sibling) -> Vec<String> {
         let files = self.led_to(owner_uid, self.pkid_of(owner_uid, entry).as_ref(), &entry.publisher);

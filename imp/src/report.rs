@@ -34,6 +34,8 @@ pub struct Report {
     pub registrations: Vec<Registration>,
     /// One entry per desired slot, in slot order.
     pub slots: Vec<SlotReport>,
+    /// How many slots the ledger records; `None`: nothing was registered yet.
+    pub recorded_slots: Option<u16>,
     /// The last value of the annotation `restart-routers` that was served.
     pub handled_restart_token: Option<String>,
     /// The last actions, oldest first, at most 20.

@@ -9,7 +9,7 @@ use futures::future::BoxFuture;
 use xmpp_federation_core::{Activation, ForeignComponents, SecretBytes};
 
 use crate::access::{Credentials, SecretVersion, ServerTrust, Target};
-use crate::desired::{Desired, Owner, Place, Requests, RestartMode, RestartPolicy};
+use crate::desired::{Desired, Owner, Place, Requests, RestartMode, RestartPolicy, SlotSource};
 use crate::guard::Guard;
 use crate::ledger::file::publisher_of;
 use crate::store::{LedgerStore, MemoryStore, StoreError, StoredText};
@@ -127,6 +127,7 @@ pub fn desired() -> Desired {
             tls: ServerTrust::Insecure,
         },
         component_ids: Vec::new(),
+        slots: SlotSource::Spec,
         activation: Activation::Active,
         restart: RestartPolicy {
             mode: RestartMode::Automatic,

@@ -67,6 +67,9 @@ impl ReportInput<'_> {
                     sync: self.slot_sync(id),
                 })
                 .collect(),
+            recorded_slots: ours
+                .filter(|ledger| ledger.is_of(&self.desired.owner.uid))
+                .and_then(|ledger| ledger.slots),
             handled_restart_token: ours.and_then(|ledger| ledger.handled_restart_token.clone()),
             recent_actions: ours.map_or_else(Vec::new, |ledger| ledger.actions.clone()),
             events,

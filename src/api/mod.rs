@@ -1,6 +1,7 @@
 //! The resource `XmppFederation`: spec, status, conditions and the catalogue of reasons.
 //!
 //! - [`spec`]: what a user writes; [`values`]: its small values
+//! - [`slots`]: how many component ids are registered
 //! - [`status`], [`conditions`], [`reasons`]: what the operator answers
 //! - [`later`]: values that are in the schema already and are refused until they are built
 //! - [`crd`]: the CustomResourceDefinition made of all this; written by `xtask generate`
@@ -11,6 +12,7 @@ pub mod crd;
 pub mod later;
 pub mod passed;
 pub mod reasons;
+pub mod slots;
 pub mod spec;
 pub mod status;
 pub mod values;

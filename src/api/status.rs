@@ -60,6 +60,9 @@ pub struct EdgeStatus {
     /// Ready and wanted, as a column shows it.
     #[serde(default)]
     pub ready: String,
+    /// Component ids registered ahead, as recorded at the first registration.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slots: Option<i32>,
     /// Label selector of the pods.
     pub selector: String,
     /// Public addresses: IP addresses, and host names of load balancers that have no fixed ones.

@@ -15,6 +15,7 @@ use crate::api::spec::ImpSpec;
 use xmpp_federation_imp::access::{Credentials, Host, NodeAddress, ServerTrust, Target};
 use xmpp_federation_imp::desired::{
     Announcement, Desired, FederationCheck, Link, LinkAge, LiveOwners, Owner, Place, Requests, RestartPolicy, Sibling,
+    SlotSource,
 };
 
 /// On whose behalf clusters are asked for something.
@@ -23,6 +24,8 @@ pub struct Resource<'a> {
     pub owner: &'a names::Owner,
     /// Component id of each slot.
     pub component_ids: Cow<'a, [ComponentId]>,
+    /// Who says how many slots there are.
+    pub slots: SlotSource,
     /// Whether rows are wanted.
     pub active: bool,
     /// UIDs of all resources.
@@ -83,6 +86,7 @@ pub fn desired(
             tls,
         },
         component_ids: resource.component_ids.to_vec(),
+        slots: resource.slots,
         activation: if resource.active {
             Activation::Active
         } else {

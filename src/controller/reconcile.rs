@@ -16,6 +16,7 @@ use super::resource::{StoredObject, StoredResource};
 use super::rows::{Dropped, DroppedCluster};
 use super::status::Inputs;
 use super::{answer, apply, build, change_log, delete, dereference, effects, requeue, unreadable, validate};
+use crate::api::slots::Slots;
 use crate::api::{XmppFederation, request};
 use crate::runtime::metrics::{ByCategory, ByResult};
 
@@ -114,7 +115,9 @@ async fn steps(
 
     let older = env.snapshots.older_than(object);
     let claims = older.iter().map(|other| &other.claim);
-    let valid = match validate::run(owner, &object.spec, &env.settings, claims) {
+    let recorded = env.imp.recorded_slots(&uid);
+    let slots = Slots::of(&object.spec, object.status.as_ref(), recorded);
+    let valid = match validate::run(owner, &object.spec, slots, &env.settings, claims) {
         Ok(valid) => valid,
         Err(refusal) => return answer::refused(env, object, refusal).await,
     };

@@ -104,7 +104,7 @@ impl StoredObject {
         let name = |name: &Option<String>| name.clone().unwrap_or_default();
         let resource = format!("{}/{}", name(&metadata.namespace), name(&metadata.name));
         match self {
-            Self::Readable(object) => claim(resource, &object.spec),
+            Self::Readable(object) => claim(resource, &object.spec, object.status.as_ref()),
             Self::Unreadable(object) => {
                 let spec = object.data.get("spec").unwrap_or(&Value::Null);
                 let names = |field: &str| {
@@ -113,11 +113,10 @@ impl StoredObject {
                 };
                 let domains = names("domains").chain(names("chatNodeAliases")).collect();
                 let edge = |field: &str| spec.pointer(&format!("/edge/{field}"));
-                let slots = edge("slots").or_else(|| edge("replicas")).cloned().unwrap_or(json!(2));
                 let reduced = json!({"domains": [], "privacy": {}, "imp": [],
-                    "edge": {"hostname": edge("hostname"), "slots": slots}});
+                    "edge": {"hostname": edge("hostname"), "slots": edge("slots")}});
                 let reduced: Option<XmppFederationSpec> = serde_json::from_value(reduced).ok();
-                let ids = reduced.map(|spec| claim(String::new(), &spec).component_ids);
+                let ids = reduced.map(|spec| claim(String::new(), &spec, self.status().as_ref()).component_ids);
                 Claim {
                     resource,
                     domains,
@@ -163,6 +162,16 @@ mod tests {
         assert!(matches!(unreadable.object(), Some(StoredObject::Unreadable(_))));
         assert_eq!(readable.claim, unreadable.claim);
         assert!(!unreadable.claim.component_ids.is_empty());
+        // Also as many component ids as its status tells.
+        let edge = json!({"edge": {"replicas": 2, "readyReplicas": 2, "selector": "", "slots": 3}});
+        for mode in ["AllowList", "SomethingNew"] {
+            let open = stored(|object| {
+                object["spec"]["privacy"]["mode"] = json!(mode);
+                object["spec"]["edge"]["slots"] = Value::Null;
+                object["status"] = edge.clone();
+            });
+            assert_eq!(open.claim.component_ids.len(), 3, "{mode}");
+        }
         // Where not even the host name can be read, its domains count.
         let odd = stored(|object| object["spec"]["edge"]["hostname"] = json!({"new": "form"}));
         assert_eq!(odd.claim.domains, readable.claim.domains);

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::build;
 use super::names::Owner;
 use super::validate::{self, Refusal, Settings, ValidSpec};
+use crate::api::slots::Slots;
 use crate::api::spec::XmppFederationSpec;
 
 /// The owner of all objects in tests.
@@ -32,7 +33,7 @@ pub fn spec() -> Value {
     json!({
         "domains": ["coluc.com"],
         "chatNodeAliases": ["conf.coluc.com"],
-        "edge": {"hostname": "eft-xwye-a.coluc.com"},
+        "edge": {"hostname": "eft-xwye-a.coluc.com", "slots": 2},
         "privacy": {"domains": ["vngtp.lab"]},
         "imp": [{
             "name": "main",
@@ -84,7 +85,7 @@ pub fn with_entries(own: &[&str], others: &[Value]) -> XmppFederationSpec {
 
 /// Validates against nobody else's claims, and by the edge's rules.
 pub fn validated(spec: &XmppFederationSpec) -> Result<ValidSpec, Refusal> {
-    let valid = validate::run(owner(), spec, &settings(), &[])?;
+    let valid = validate::run(owner(), spec, Slots::of(spec, None, None), &settings(), &[])?;
     build::accepted_by_the_edge(&build::edge_config(&valid, &build::RouterAddresses::new()))?;
     Ok(valid)
 }

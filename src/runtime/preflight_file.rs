@@ -7,6 +7,7 @@ use serde::Deserialize as _;
 use xmpp_federation_core::Domain;
 
 use crate::api::XmppFederation;
+use crate::api::slots::Slots;
 use xmpp_federation_imp::access::Host;
 use xmpp_federation_imp::preflight::options::{Addresses, ClusterEntry};
 
@@ -77,7 +78,7 @@ fn take(text: &str, entry: Option<&str>) -> Result<ClusterEntry, String> {
             .ca_secret_ref
             .as_ref()
             .map(|ca| format!("Secret {}, key {}", ca.name, ca.key)),
-        component_ids: spec.component_ids(&hostname),
+        component_ids: Slots::of(spec, resource.status.as_ref(), None).component_ids(&hostname),
     })
 }
 

@@ -207,7 +207,7 @@ impl World {
                     "creationTimestamp": "2026-01-01T00:00:00Z"},
                 "spec": {
                     "domains": [domain],
-                    "edge": {"hostname": format!("edge.{domain}"), "replicas": 1,
+                    "edge": {"hostname": format!("edge.{domain}"), "replicas": 1, "slots": 1,
                         "publicAddresses": ["203.0.113.10"]},
                     "dns": {"resolvers": [self.dns]},
                     "privacy": {"domains": ["vngtp.lab"]},
@@ -774,5 +774,83 @@ async fn an_operator_that_starts_without_a_configuration_and_without_im_and_pres
     assert!(linked(world.api.get(CONFIG)));
     while let Ok((path, change)) = changes.try_recv() {
         assert!(path != CONFIG || endpoints(&change["object"]).len() == 1, "{change}");
+    }
+}
+
+/// Changes spec.edge, as a person does.
+fn set_edge(world: &World, name: &str, fields: &Value) {
+    world.api.edit(&format!("{RESOURCE}/{name}"), |object| {
+        let edge = object["spec"]["edge"].as_object_mut().unwrap();
+        edge.extend(fields.as_object().unwrap().clone());
+        edge.retain(|_, value| !value.is_null());
+        let generation = object["metadata"]["generation"].as_i64().unwrap() + 1;
+        object["metadata"]["generation"] = json!(generation);
+    });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn slots_rise_only_where_the_spec_asks_for_more() {
+    let mut world = World::new().await;
+    world.stop().await;
+    let sim = cluster("main").await;
+    world.resource("coluc", "coluc.com", &[of(&sim, "main", "Automatic")]);
+    set_edge(&world, "coluc", &json!({"replicas": 2, "slots": 2}));
+    world.operator = Operator::start(&world.api);
+    let registered = async |world: &World, slots: usize, restarted: usize| {
+        let done = |seen: Option<&Reading>| {
+            let seen = seen.unwrap();
+            let current = seen.0["status"]["observedGeneration"] == seen.0["metadata"]["generation"];
+            let recorded = seen.0["status"]["edge"]["slots"] == json!(slots);
+            let restarted = restarts(&sim) == restarted;
+            current && recorded && restarted && seen.condition("ComponentsRegistered").0 == "True"
+        };
+        world.until("coluc", "registered", done).await;
+        for _ in 0..2 {
+            world.once("coluc").await;
+        }
+        assert_eq!((rows(&sim), restarts(&sim)), (slots, restarted));
+    };
+    registered(&world, 2, 1).await;
+    set_edge(&world, "coluc", &json!({"slots": null}));
+    registered(&world, 2, 1).await;
+
+    // The status is lost, as after a restore.
+    world.stop().await;
+    world
+        .api
+        .edit(&format!("{RESOURCE}/coluc"), |object| object["status"] = Value::Null);
+    world.operator = Operator::start(&world.api);
+    registered(&world, 2, 1).await;
+
+    // What the API server refuses by its rules was stored before there were any.
+    set_edge(&world, "coluc", &json!({"replicas": 3}));
+    let refused = |seen: Option<&Reading>| seen.unwrap().condition("Stalled").1.contains("2, as recorded");
+    world.until("coluc", "refused", refused).await;
+    assert_eq!((rows(&sim), restarts(&sim)), (2, 1));
+    set_edge(&world, "coluc", &json!({"slots": 3}));
+    registered(&world, 3, 2).await;
+    set_edge(&world, "coluc", &json!({"slots": null}));
+    registered(&world, 3, 2).await;
+
+    // The ledger is lost, and then both are.
+    for (both, answer) in [(false, "1"), (true, "2")] {
+        world.stop().await;
+        world.api.delete(&world.ledger_with("main.example.net"));
+        world.api.edit(&format!("{RESOURCE}/coluc"), |object| {
+            object["metadata"]["annotations"] = json!({});
+            if both {
+                object["status"] = Value::Null;
+            }
+        });
+        world.operator = Operator::start(&world.api);
+        let asked = |seen: Option<&Reading>| {
+            let (status, message) = seen.unwrap().condition("ComponentsRegistered");
+            status == "False" && message.contains("adopt-rows")
+        };
+        world.until("coluc", "asked about rows with our ids", asked).await;
+        world.api.edit(&format!("{RESOURCE}/coluc"), |object| {
+            object["metadata"]["annotations"]["xmppfederation.io/adopt-rows"] = json!(answer);
+        });
+        registered(&world, 3, 2).await;
     }
 }

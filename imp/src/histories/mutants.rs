@@ -7,7 +7,7 @@ use proptest::test_runner::TestRunner;
 use rstest::rstest;
 use xmpp_federation_core::ForeignComponents;
 
-use super::operations::{Op, ops, ops_that_forget, ops_that_hurry, setups};
+use super::operations::{Op, ops, ops_that_forget, ops_that_hurry, ops_that_leave_slots_open, setups};
 use super::properties::{config, run};
 use crate::clock::Stamp;
 use crate::control_center::ServiceState;
@@ -59,6 +59,7 @@ pub enum Mutant {
     FightsAnotherWriter,
     ForgetsWhoHasTheCluster,
     ForgetsTheBudget,
+    RaisesSlots,
 }
 
 impl Mutant {
@@ -167,6 +168,7 @@ impl Mutant {
                     }
                 }
             }
+            Self::RaisesSlots => ledger.slots = Some(u16::MAX),
             Self::ForgetsServedRequests => ledger.handled_restart_token = None,
             Self::ClaimsWhatItCommanded => {
                 for record in ledger.nodes.values_mut() {
@@ -234,4 +236,10 @@ fn a_broken_operator_is_caught(#[case] mutant: Mutant, #[case] rule: &str, #[cas
 fn an_operator_that_forgets_the_budget_is_caught_when_it_is_hurried() {
     let ops = ops_that_hurry().boxed();
     assert!(caught(Mutant::ForgetsTheBudget, "rate", ops));
+}
+
+#[test]
+fn an_operator_that_raises_slots_by_itself_is_caught_where_the_spec_leaves_them_open() {
+    let ops = ops_that_leave_slots_open().boxed();
+    assert!(caught(Mutant::RaisesSlots, "slots", ops));
 }

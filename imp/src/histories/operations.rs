@@ -69,6 +69,8 @@ pub enum Op {
     RestartByOthers(usize),
     JumpWall(i64),
     AddSlot,
+    LeaveSlotsOpen,
+    AskForSlots,
     Rename,
     Activation(Activation),
     Mode(Mode),
@@ -165,6 +167,8 @@ impl World {
                     self.add_slot();
                 }
             }
+            Op::LeaveSlotsOpen => self.leave_slots_open(),
+            Op::AskForSlots => self.ask_for_slots(),
             Op::Rename => self.rename(),
             Op::Activation(activation) => self.desired[0].activation = activation,
             Op::Mode(mode) => self.desired[0].restart.mode = mode.into(),
@@ -282,7 +286,16 @@ pub fn ops_that_forget() -> impl Strategy<Value = Op> {
     ]
 }
 
-/// The same, and a person who wants to see everything anew all the time.
+/// The same, and a spec that does not always say how many slots there are.
+pub fn ops_that_leave_slots_open() -> impl Strategy<Value = Op> {
+    prop_oneof![
+        30 => ops_that_forget(),
+        2 => Just(Op::LeaveSlotsOpen),
+        1 => Just(Op::AskForSlots),
+    ]
+}
+
+/// As [`ops`], and a person who wants to see everything anew all the time.
 pub fn ops_that_hurry() -> impl Strategy<Value = Op> {
     prop_oneof![
         4 => ops(),

@@ -84,6 +84,7 @@ impl World {
     /// One turn with at most one change, which meets the fault; returns the wait it ends in.
     pub fn reconcile(&mut self, actor: Actor, fault: Fault) -> Option<Wait> {
         self.desired[0].links = self.links_now();
+        self.forget_slots();
         let calls = self.processes[actor.process].calls.clone();
         self.known(actor).machine.seen.control_center_calls = calls;
         let number = self.processes[actor.process].number;

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{RngSeed, TestError, TestRunner};
 
 use super::mutants::Mutant;
-use super::operations::{Fault, Op, Setup, ops, ops_that_forget, setups};
+use super::operations::{Fault, Op, Setup, ops, ops_that_forget, ops_that_leave_slots_open, setups};
 use super::operator::Actor;
 use super::world::{NAMES, World};
 use crate::plan::WaitReason;
@@ -77,10 +77,11 @@ fn settled(mut world: World) -> Result<World, TestCaseError> {
         return Err(TestCaseError::fail(format!("rule {violation}")));
     }
     prop_assert_eq!(&end, &WaitReason::Settled);
-    for id in &world.desired[0].component_ids {
+    let wanted = world.wanted();
+    for id in &wanted {
         prop_assert!(world.stands(id).is_some(), "{} has no row", id);
     }
-    prop_assert_eq!(world.rows().count(), world.desired[0].component_ids.len());
+    prop_assert_eq!(world.rows().count(), wanted.len());
     Ok(world)
 }
 
@@ -102,6 +103,11 @@ fn every_history_keeps_the_rules_and_ends_in_sync() {
 #[test]
 fn lost_and_restored_ledgers_keep_the_rules_too() {
     check(ops_that_forget(), settled);
+}
+
+#[test]
+fn slots_rise_only_where_the_spec_asks_for_more() {
+    check(ops_that_leave_slots_open(), settled);
 }
 
 #[test]

@@ -8,6 +8,7 @@
 pub mod cache;
 pub mod file;
 mod nodes;
+mod slots;
 pub mod transitions;
 pub mod writes;
 
@@ -46,6 +47,9 @@ pub struct Ledger {
     /// How that resource reaches the cluster, in the controller's words.
     #[serde(default)]
     pub reach: Option<String>,
+    /// The owner's slots: recorded before its first row, they rise only when its spec asks for more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slots: Option<u16>,
     /// Our rows by pkid.
     #[serde(default)]
     pub rows: BTreeMap<Pkid, RowRecord>,
@@ -177,6 +181,7 @@ impl Ledger {
             known_as: BTreeSet::new(),
             owner: None,
             reach: None,
+            slots: None,
             rows: BTreeMap::new(),
             vanished: 0,
             readable: None,
@@ -208,6 +213,7 @@ impl Ledger {
             self.owner = None;
             self.rounds.clear();
             self.readable = None;
+            self.slots = None;
         }
     }
 

@@ -15,6 +15,7 @@ use crate::reasons::Reason;
 use crate::report::Event;
 
 use super::nodes::nodes;
+use super::slots::slots;
 use super::{Ledger, Readable, Round, RoundCause};
 use crate::records::{ActionKind, ActionRecord, Baseline, Outcome, RowState, UpTimeMark};
 
@@ -29,6 +30,8 @@ pub fn apply(ledger: &mut Ledger, desired: &Desired, seen: &mut Observation, now
     if ledger.claimed_by_another(&desired.owner).is_some() {
         return events;
     }
+    slots(ledger, desired, seen);
+    let desired = &*desired.within(ledger.slots);
     if desired.activation == Activation::Active {
         ledger.known_as.insert(desired.target.publisher.clone());
         if desired.place.reach.is_some() {
@@ -65,6 +68,7 @@ fn claim(ledger: &mut Ledger, desired: &Desired) {
             // What another resource was asked for is not done for this one, nor what somebody did to its rows.
             ledger.rounds.clear();
             ledger.vanished = 0;
+            ledger.slots = None;
             // A token that came with the resource was meant for a cluster before this.
             ledger
                 .handled_restart_token

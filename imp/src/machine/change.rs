@@ -23,7 +23,7 @@ impl Machine {
         let record = self.ledger.as_ref()?;
         let (change, reason) = match action {
             Action::Restart { node, reason } => {
-                let need = restart::need(&node, desired.wanted(), record);
+                let need = restart::need(&node, self.allowed(desired).wanted(), record);
                 let cause = need.map_or("unknown", |need| need.word());
                 let not_after = now.plus(self.seen.timings.send_within);
                 (Change::Restart { node, cause, not_after }, reason)

@@ -30,6 +30,7 @@ mod learn;
 mod reads;
 mod removal;
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -298,7 +299,14 @@ impl Machine {
         due.then(|| self.ask(State::Preparing, Request::Prepare { client, retry_logins }))
     }
 
+    /// What is desired, with the slots that the ledger allows.
+    fn allowed<'a>(&self, desired: &'a Desired) -> Cow<'a, Desired> {
+        let own = self.ledger.as_ref().filter(|ledger| ledger.is_of(&desired.owner.uid));
+        desired.within(own.and_then(|ledger| ledger.slots))
+    }
+
     fn plan(&mut self, now: Stamp, fresh: Pkid, desired: &Desired) -> Next {
+        let desired = &*self.allowed(desired);
         let input = PlanInput {
             desired,
             seen: &self.seen,
@@ -352,6 +360,7 @@ impl Machine {
             NextStep::Read(_) | NextStep::Act(_) => Duration::ZERO,
         };
         let events = std::mem::take(&mut self.events);
+        let desired = &*self.allowed(desired);
         ReportInput {
             desired,
             seen: &self.seen,

@@ -16,7 +16,8 @@ use crate::api::values::{Address, DomainName, Duration, Network, any_object, any
 /// The edge pods.
 #[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("!has(self.slots) || self.slots >= self.replicas").message("slots must be at least replicas: each replica needs a component id registered ahead").field_path(".slots"))]
+#[x_kube(validation = Rule::new("!has(self.slots) || self.slots >= self.replicas").message("slots must be at least replicas: each replica needs a component id registered ahead; lower replicas, or raise slots, which restarts Cisco XCP Router on every IM and Presence node").field_path(".slots"))]
+#[x_kube(validation = Rule::new("!has(self.autoscaling) || self.autoscaling.maxReplicas <= (has(self.slots) ? self.slots : 4)").message("autoscaling.maxReplicas must be at most slots, which is 4 if it is absent: each replica needs a component id registered ahead; lower maxReplicas, or raise slots, which restarts Cisco XCP Router on every IM and Presence node").field_path(".autoscaling"))]
 pub struct EdgeSpec {
     /// Public host name: target of the SRV records and base of the realms under which IM and
     /// Presence knows the replicas.
@@ -27,8 +28,9 @@ pub struct EdgeSpec {
     #[schemars(range(min = 0, max = 32))]
     pub replicas: i32,
 
-    /// Component ids registered ahead. Default: replicas. Registering one needs a restart of the
-    /// XCP routers; scaling within slots does not.
+    /// Component ids registered ahead; replicas never exceeds it. Absent: 4 at the first registration, and then what was
+    /// registered (status.edge.slots). A higher number restarts the XCP router of every node; scaling within slots
+    /// restarts none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 32))]
     pub slots: Option<i32>,

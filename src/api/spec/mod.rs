@@ -11,7 +11,7 @@ mod tls;
 
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
-use xmpp_federation_core::{Activation, ComponentId, Domain, Realm};
+use xmpp_federation_core::Activation;
 
 use super::status::XmppFederationStatus;
 use super::values::{DomainName, Duration};
@@ -35,6 +35,10 @@ pub use tls::*;
     doc = "XMPP federation of domains of Cisco Unified CM IM and Presence: edge pods, certificates, DNS records, and the registration in IM and Presence.",
     validation = Rule::new("self.metadata.name.size() <= 40").message("name the resource within 40 characters; the objects made for it carry its name and a suffix"),
     validation = Rule::new("self.metadata.name.matches('^[a-z][-a-z0-9]*$')").message("name the resource with lower-case letters, digits and hyphens only, a letter first; a Service carries its name"),
+    // A status is written whatever the rules say of replicas: the first rule is for creations, and the second one for what
+    // raises replicas or removes slots.
+    validation = Rule::new("has(self.status) || has(self.spec.edge.slots) || self.spec.edge.replicas <= 4").message("replicas is above the 4 component ids that are registered ahead if edge.slots is absent; set edge.slots to at least replicas, or lower replicas").field_path(".spec.edge.replicas"),
+    validation = Rule::new("has(self.spec.edge.slots) || (!has(oldSelf.spec.edge.slots) && self.spec.edge.replicas <= oldSelf.spec.edge.replicas) || self.spec.edge.replicas <= (has(self.status) && has(self.status.edge) && has(self.status.edge.slots) ? self.status.edge.slots : 4)").message("replicas is above the component ids that are registered ahead (status.edge.slots, before the first registration 4); lower replicas, or set edge.slots to at least replicas, which restarts Cisco XCP Router on every IM and Presence node").field_path(".spec.edge.replicas"),
     scale(
         spec_replicas_path = ".spec.edge.replicas",
         status_replicas_path = ".status.edge.replicas",
@@ -154,19 +158,4 @@ pub struct ConfigMapKeyRef {
     /// Key in its data.
     #[schemars(length(min = 1, max = 253))]
     pub key: String,
-}
-
-impl XmppFederationSpec {
-    /// Number of component ids to register.
-    pub fn slots(&self) -> u16 {
-        let slots = self.edge.slots.unwrap_or(self.edge.replicas).max(1);
-        u16::try_from(slots).unwrap_or(1)
-    }
-
-    /// The component id of each slot, given the host name of the edge.
-    pub fn component_ids(&self, hostname: &Domain) -> Vec<ComponentId> {
-        (0..self.slots())
-            .map(|slot| ComponentId::of_realm(&Realm::of_replica(hostname, slot)))
-            .collect()
-    }
 }

@@ -118,7 +118,7 @@ fn brought_and_prepared() -> Value {
     let mut spec = spec();
     let fields = json!({
         "activation": "Prepared",
-        "edge": {"hostname": "eft-xwye-a.coluc.com", "replicas": 1, "service": {"type": "ClusterIP"}},
+        "edge": {"hostname": "eft-xwye-a.coluc.com", "replicas": 1, "slots": 1, "service": {"type": "ClusterIP"}},
         "tls": {"certificate": {"secretRef": {"name": "brought"}}},
     });
     let (Value::Object(spec), Value::Object(fields)) = (&mut spec, fields) else {

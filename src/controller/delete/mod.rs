@@ -23,6 +23,7 @@ use super::rows::{Cleanup, Dropped, DroppedCluster, Memory};
 use super::{answer, finalizer, requests, validate};
 use crate::api::conditions::{self, Findings};
 use crate::api::reasons::Reason;
+use crate::api::slots::Slots;
 use crate::api::status::{ImpStatus, XmppFederationStatus};
 use crate::api::{XmppFederation, request};
 use xmpp_federation_imp::desired::Requests;
@@ -150,9 +151,12 @@ async fn announce(env: &Environment, object: &XmppFederation, sentence: Option<S
 
 /// On whose behalf rows are removed.
 fn resource<'a>(env: &Environment, object: &XmppFederation, owner: &'a Owner) -> Resource<'a> {
+    let recorded = env.imp.recorded_slots(&owner.uid);
+    let slots = Slots::of(&object.spec, object.status.as_ref(), recorded);
     Resource {
         owner,
-        component_ids: Cow::Owned(validate::component_ids(&object.spec)),
+        component_ids: Cow::Owned(validate::component_ids(&object.spec, slots)),
+        slots: slots.source,
         active: true,
         live_owners: env.snapshots.live_owners(),
         generation: object.metadata.generation,

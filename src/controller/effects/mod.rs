@@ -127,6 +127,7 @@ pub async fn run(
     let resource = Resource {
         owner,
         component_ids: Cow::Borrowed(&valid.component_ids),
+        slots: valid.slots,
         active: valid.active,
         live_owners: env.snapshots.live_owners(),
         generation: object.metadata.generation,

@@ -23,7 +23,7 @@ use crate::controller::testing::{owner, settings, spec_with};
 use crate::edges;
 use crate::runtime::metrics::Metrics;
 use xmpp_federation_imp::Manager;
-use xmpp_federation_imp::desired::Requests;
+use xmpp_federation_imp::desired::{Requests, SlotSource};
 use xmpp_federation_imp::store::LedgerStore;
 use xmpp_federation_imp::testing::TestStore;
 
@@ -110,6 +110,7 @@ impl Bench {
         let resource = Resource {
             owner: &self.owner,
             component_ids: Cow::Borrowed(&[]),
+            slots: SlotSource::Spec,
             active: true,
             live_owners: env.snapshots.live_owners(),
             generation: None,

@@ -21,7 +21,7 @@ use crate::controller::observer::Observation;
 use crate::controller::questions::{ClusterAnswer, ClusterQuestion};
 use crate::controller::references::{NotFetched, SecretError, Secrets};
 use crate::controller::validate::{self, Refusal};
-use xmpp_federation_imp::desired::{Desired, Place, Requests};
+use xmpp_federation_imp::desired::{Desired, Place, Requests, SlotSource};
 use xmpp_federation_imp::report::{Removal, row_left};
 
 /// A removal cannot be tried.
@@ -64,6 +64,7 @@ pub fn removal(resource: &Resource<'_>, cleanup: &Cleanup, secrets: &Secrets) ->
     let gone = Resource {
         owner: resource.owner,
         component_ids: Cow::Borrowed(&[]),
+        slots: SlotSource::Spec,
         active: false,
         live_owners: resource.live_owners.clone(),
         generation: resource.generation,

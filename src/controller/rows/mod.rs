@@ -440,7 +440,7 @@ mod tests {
     use std::borrow::Cow;
     use xmpp_federation_core::SecretBytes;
     use xmpp_federation_imp::access::SecretVersion;
-    use xmpp_federation_imp::desired::{LiveOwners, Requests};
+    use xmpp_federation_imp::desired::{LiveOwners, Requests, SlotSource};
 
     #[test]
     fn the_entry_survives_in_the_ledgers_words() {
@@ -536,6 +536,7 @@ mod tests {
         let resource = Resource {
             owner: &owner,
             component_ids: Cow::Borrowed(&[]),
+            slots: SlotSource::Spec,
             active: true,
             live_owners: LiveOwners::default(),
             generation: None,

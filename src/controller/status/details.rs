@@ -23,6 +23,7 @@ pub fn details(inputs: &Inputs<'_>, previous: &XmppFederationStatus) -> XmppFede
             replicas: number(running.len()),
             ready_replicas: number(ready),
             ready: format!("{ready}/{}", valid.replicas),
+            slots: slots(inputs, previous),
             selector: valid.owner.selector(),
             addresses: inputs.effects.reach.shown(),
         }),
@@ -39,6 +40,18 @@ pub fn details(inputs: &Inputs<'_>, previous: &XmppFederationStatus) -> XmppFede
         imp: clusters(inputs, previous),
         handled_requests: previous.handled_requests.clone(),
     }
+}
+
+/// As the ledgers record them; what is not known now is as it was.
+fn slots(inputs: &Inputs<'_>, previous: &XmppFederationStatus) -> Option<i32> {
+    let reports = inputs
+        .effects
+        .clusters
+        .iter()
+        .filter_map(|result| result.report.as_ref().ok());
+    let recorded = reports.filter_map(|report| report.recorded_slots).max();
+    let before = || previous.edge.as_ref().and_then(|edge| edge.slots);
+    recorded.map(i32::from).or_else(before)
 }
 
 /// One that is shown to peers.
@@ -162,5 +175,46 @@ fn imp_status(inputs: &Inputs<'_>, name: &str, report: &Report, before: Option<&
                 ),
             })
             .collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{report, with_inputs, world};
+    use super::*;
+    use rstest::rstest;
+    use serde_json::Value;
+    use xmpp_federation_imp::reasons::Reason;
+    use xmpp_federation_imp::report::Verdict;
+
+    #[rstest]
+    #[case::nothing_is_registered(true, None, None, None)]
+    #[case::registered(true, Some(4), None, Some(4))]
+    #[case::the_ledger_has_another_number(true, Some(2), Some(4), Some(2))]
+    #[case::the_ledger_is_lost(true, None, Some(4), Some(4))]
+    #[case::the_cluster_is_not_asked(false, None, Some(4), Some(4))]
+    fn slots_are_those_of_the_ledger(
+        #[case] asked: bool,
+        #[case] recorded_slots: Option<u16>,
+        #[case] before: Option<i32>,
+        #[case] expected: Option<i32>,
+    ) {
+        let mut world = world("", Value::Null);
+        if asked {
+            let report = report(true, true, Verdict::yes(Reason::Registered, "all know them"));
+            world.imp = Ok(Report {
+                recorded_slots,
+                ..report
+            });
+        }
+        let previous = XmppFederationStatus {
+            edge: Some(EdgeStatus {
+                slots: before,
+                ..EdgeStatus::default()
+            }),
+            ..XmppFederationStatus::default()
+        };
+        let status = with_inputs(&world, |inputs| details(inputs, &previous));
+        assert_eq!(status.edge.and_then(|edge| edge.slots), expected);
     }
 }

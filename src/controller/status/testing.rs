@@ -169,7 +169,7 @@ pub fn details_after(world: &World, before: &XmppFederationStatus) -> XmppFedera
     with_inputs(world, |inputs| details(inputs, before))
 }
 
-fn with_inputs<T>(world: &World, look: impl FnOnce(&Inputs<'_>) -> T) -> T {
+pub fn with_inputs<T>(world: &World, look: impl FnOnce(&Inputs<'_>) -> T) -> T {
     let view = KubeView {
         secrets: Secrets::default(),
         revocation_lists: None,
@@ -249,6 +249,7 @@ pub fn report(registered: bool, in_sync: bool, routers: imp::Verdict) -> Report 
             registered,
             sync: imp::SlotSync::Unknown,
         }],
+        recorded_slots: Some(2),
         handled_restart_token: None,
         recent_actions: Vec::new(),
         events: Vec::new(),

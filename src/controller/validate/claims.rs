@@ -3,7 +3,8 @@
 use xmpp_federation_core::{ComponentId, Domain};
 
 use super::{Refusal, component_ids};
-use crate::api::spec::XmppFederationSpec;
+use crate::api::slots::Slots;
+use crate::api::{XmppFederationSpec, XmppFederationStatus};
 
 /// Names that another resource holds already.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,14 +39,14 @@ pub(super) fn used_twice<'a>(
 }
 
 /// What a resource claims; values that are no domains claim nothing.
-pub fn claim(resource: String, spec: &XmppFederationSpec) -> Claim {
+pub fn claim(resource: String, spec: &XmppFederationSpec, status: Option<&XmppFederationStatus>) -> Claim {
     let domains = spec
         .domains
         .iter()
         .chain(&spec.chat_node_aliases)
         .map(|d| d.0.clone())
         .collect();
-    let ids = component_ids(spec).into_iter();
+    let ids = component_ids(spec, Slots::of(spec, status, None)).into_iter();
     let component_ids = ids.map(|id| id.as_str().to_owned()).collect();
     Claim {
         resource,

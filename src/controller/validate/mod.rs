@@ -13,10 +13,12 @@ use std::str::FromStr;
 use xmpp_federation_core::edge_config::{Cidr, HumanDuration, Limits, Partner, Privacy, PrivacyMode, TlsMode};
 use xmpp_federation_core::fingerprint::{Fingerprint, FingerprintError};
 use xmpp_federation_core::{ComponentId, Domain, DomainError, DomainMap, DomainPattern};
+use xmpp_federation_imp::desired::SlotSource;
 
 use super::names::Owner;
 use crate::api::bounds;
 use crate::api::later;
+use crate::api::slots::Slots;
 use crate::api::spec::{NetworkPolicySpec, PodSpec, PullPolicy, ServiceSpec, XmppFederationSpec};
 use crate::api::values::{DomainName, RemoteName};
 use claims::used_twice;
@@ -51,6 +53,8 @@ pub struct ValidSpec {
     pub certificate_names: Vec<Domain>,
     /// Component id of each slot.
     pub component_ids: Vec<ComponentId>,
+    /// Who says how many.
+    pub slots: SlotSource,
     pub replicas: u16,
     pub image: String,
     /// The spec gives it.
@@ -178,6 +182,7 @@ const A_NETWORK: &str = "a network such as 192.0.2.0/24 or 2001:db8::/32";
 pub fn run<'a>(
     owner: Owner,
     spec: &XmppFederationSpec,
+    slots: Slots,
     settings: &Settings,
     claims: impl IntoIterator<Item = &'a Claim>,
 ) -> Result<ValidSpec, Refusal> {
@@ -200,11 +205,10 @@ pub fn run<'a>(
         mode: spec.privacy.mode,
         domains: problems.patterns("spec.privacy.domains", &spec.privacy.domains),
     };
-    let slots = spec.slots();
     let replicas = u16::try_from(spec.edge.replicas.max(0)).unwrap_or(0);
-    if replicas > slots {
+    if replicas > slots.count {
         problems.0.push(format!(
-            "spec.edge.slots: {slots} is less than replicas ({replicas}); each replica needs a component id registered ahead"
+            "spec.edge.slots: {slots} is less than replicas ({replicas}); each replica needs a component id registered ahead: lower replicas, or set slots to {replicas}, which restarts Cisco XCP Router on every node"
         ));
     }
     let public_addresses = problems.all(
@@ -236,7 +240,7 @@ pub fn run<'a>(
     let (Some(hostname), true) = (hostname, problems.0.is_empty()) else {
         return Err(Refusal::Invalid(problems.0));
     };
-    let component_ids = spec.component_ids(&hostname);
+    let component_ids = slots.component_ids(&hostname);
     used_twice(&hosted, &component_ids, claims)?;
 
     let mut certificate_names = hosted.clone();
@@ -250,6 +254,7 @@ pub fn run<'a>(
         hostname,
         certificate_names,
         component_ids,
+        slots: slots.source,
         replicas,
         image_given: spec.edge.image.is_some(),
         image: spec.edge.image.clone().unwrap_or_else(|| settings.edge_image.clone()),
@@ -275,9 +280,7 @@ pub fn run<'a>(
 }
 
 /// Component id of each slot, as far as the host name is one.
-pub fn component_ids(spec: &XmppFederationSpec) -> Vec<ComponentId> {
-    let Ok(host) = Domain::parse(&spec.edge.hostname.0) else {
-        return Vec::new();
-    };
-    spec.component_ids(&host)
+pub fn component_ids(spec: &XmppFederationSpec, slots: Slots) -> Vec<ComponentId> {
+    let host = Domain::parse(&spec.edge.hostname.0);
+    host.map_or_else(|_| Vec::new(), |host| slots.component_ids(&host))
 }

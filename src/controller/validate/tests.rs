@@ -39,6 +39,30 @@ fn the_samples_have_no_contradiction(#[case] sample: &str) {
 }
 
 #[rstest]
+#[case::a_new_resource(None, json!({}), 5, "spec.edge.slots: absent, which means 4, is less than replicas (5); each replica needs a component id registered ahead: lower replicas, or set slots to 5, which restarts Cisco XCP Router on every node")]
+#[case::recorded(None, json!({"edge": {"replicas": 2, "readyReplicas": 2, "selector": "", "slots": 2}}), 3, "spec.edge.slots: 2, as recorded at the first registration, is less than replicas (3)")]
+#[case::given(Some(2), json!({}), 3, "spec.edge.slots: 2 is less than replicas (3)")]
+fn more_replicas_than_slots_are_refused(
+    #[case] given: Option<i32>,
+    #[case] status: Value,
+    #[case] replicas: i32,
+    #[case] says: &str,
+) {
+    let mut spec = spec_with("", Value::Null);
+    (spec.edge.slots, spec.edge.replicas) = (given, replicas);
+    let status = serde_json::from_value(status).unwrap();
+    let validated = |spec: &XmppFederationSpec| {
+        let slots = Slots::of(spec, Some(&status), None);
+        run(owner(), spec, slots, &settings(), &[])
+    };
+    let refusal = validated(&spec).unwrap_err().to_string();
+    assert!(refusal.starts_with(says), "{refusal}");
+    spec.edge.replicas -= 1;
+    let valid = validated(&spec).unwrap();
+    assert_eq!(valid.component_ids.len(), usize::from(valid.replicas));
+}
+
+#[rstest]
 #[case("SELECT paramvalue FROM processconfig WHERE paramname = 'x'", true)]
 #[case("select into_value from t", true)]
 #[case("SELECT a FROM b; DELETE FROM b", false)]
@@ -273,8 +297,9 @@ fn names_of_another_resource_are_refused_naming_it(
     let mut other = spec_with("/domains", json!([domain]));
     other.chat_node_aliases.clear();
     other.edge.hostname = DomainName(hostname.to_owned());
-    let claims = [claim("b/b".to_owned(), &other)];
-    let result = run(owner(), &spec_with("", Value::Null), &settings(), &claims);
+    let claims = [claim("b/b".to_owned(), &other, None)];
+    let spec = spec_with("", Value::Null);
+    let result = run(owner(), &spec, Slots::of(&spec, None, None), &settings(), &claims);
     match (result, says) {
         (Err(Refusal::UsedTwice(said)), Some(says)) => {
             assert!(said.contains(says) && said.contains("b/b"), "{said}");

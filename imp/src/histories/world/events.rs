@@ -4,7 +4,7 @@ use xmpp_federation_core::Activation;
 
 use super::{Command, Entry, NAMES, World};
 use crate::control_center::ImpFederation;
-use crate::desired::RestartMode;
+use crate::desired::{RestartMode, SlotSource};
 use crate::histories::operations::Edit;
 use crate::ledger::{Ledger, Round, RoundCause};
 use crate::pkid::Pkid;
@@ -64,6 +64,33 @@ impl World {
         let id = format!("cm-2_s2scp-1.slot-{}", self.slots);
         self.slots += 1;
         self.desired[0].component_ids.push(id.parse().unwrap());
+    }
+
+    /// The spec says nothing of slots any more, and no status remembers how many there are: more than the ledger has.
+    pub fn leave_slots_open(&mut self) {
+        let desired = &mut self.desired[0];
+        if desired.slots == SlotSource::Spec && self.store.content().is_some_and(|ledger| ledger.slots.is_some()) {
+            self.granted = Some(desired.component_ids.len());
+        }
+        desired.slots = SlotSource::Default;
+        while self.desired[0].component_ids.len() < 3 {
+            self.add_slot();
+        }
+    }
+
+    /// A person asks for as many as there are by default.
+    pub fn ask_for_slots(&mut self) {
+        self.desired[0].slots = SlotSource::Spec;
+        self.granted = None;
+    }
+
+    /// Where no record and no row tells of a registration, the next one is the first.
+    pub fn forget_slots(&mut self) {
+        let recorded = self.store.content().and_then(|ledger| ledger.slots);
+        let mut ids = self.desired[0].component_ids.iter();
+        if recorded.is_none() && !ids.any(|id| self.stands(id).is_some()) {
+            self.granted = None;
+        }
     }
 
     /// The spec is changed while a turn is under way.

@@ -121,6 +121,8 @@ pub struct World {
     /// How often the spec was changed while a turn was under way.
     pub edits: u64,
     slots: usize,
+    /// How many slots were registered when the spec stopped to say how many.
+    granted: Option<usize>,
     tokens: u32,
     pub mutant: Option<Mutant>,
     /// The first rule that was broken, and how.
@@ -159,6 +161,7 @@ impl World {
             pkids: 0,
             edits: 0,
             slots: 0,
+            granted: None,
             tokens: 0,
             mutant: None,
             violation: None,

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use xmpp_federation_core::Activation;
+use xmpp_federation_core::{Activation, ComponentId};
 
 use super::{Command, DELAY_MS, Entry, NAMES, World};
-use crate::desired::RestartMode;
+use crate::desired::{RestartMode, SlotSource};
 use crate::histories::operations::{WINDOW_EVERY_S, WINDOW_OPEN_S};
 use crate::histories::operator::Actor;
 use crate::ledger::Ledger;
@@ -33,6 +33,7 @@ impl World {
             }
             return;
         }
+        self.check_slots(pkid, ledger);
         let fresh_ms = 60_000 + SLACK_MS;
         let old = |row: &&Entry| row.foreign && row.written_ms + fresh_ms < self.now_ms;
         let beside = self.rows().find(old).map(|row| row.id.clone());
@@ -42,6 +43,30 @@ impl World {
         if ledger.vanished >= 2 {
             self.violate("4", "rows that vanished twice are written again");
         }
+    }
+
+    /// Before a row is inserted: slots rise only where the spec asks for more.
+    fn check_slots(&mut self, pkid: Pkid, ledger: &Ledger) {
+        let desired = &self.desired[0];
+        let Some(granted) = self.granted.filter(|_| desired.slots != SlotSource::Spec) else {
+            return;
+        };
+        let inserted = ledger.rows.get(&pkid).map(|row| &row.component_id);
+        let registered = desired.component_ids.iter();
+        let registered = registered.filter(|id| inserted == Some(*id) || self.stands(id).is_some());
+        let registered = registered.count();
+        if registered > granted {
+            self.violate(
+                "slots",
+                format!("{registered} are registered, and nobody asked for more than {granted}"),
+            );
+        }
+    }
+
+    /// What the resource wants, with the slots that are recorded.
+    pub fn wanted(&self) -> Vec<ComponentId> {
+        let recorded = self.store.content().and_then(|ledger| ledger.slots);
+        self.desired[0].within(recorded).component_ids.clone()
     }
 
     /// Rule 3: what is claimed to be loaded, is. An id whose row somebody took away is no claim.
@@ -108,7 +133,7 @@ impl World {
             let after = now_ms - command.at_ms;
             self.violate("2(e)", format!("{node} after {after} ms"));
         }
-        for id in &desired.component_ids {
+        for id in &self.wanted() {
             // What somebody takes away is missed at the next read, which is a minute old at most.
             let just_went = self.table.iter().any(|row| {
                 let rows_fresh_ms = 60_000 + SLACK_MS;

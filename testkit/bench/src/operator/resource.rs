@@ -27,7 +27,7 @@ pub fn resource(name: &str) -> Value {
             "activation": "Prepared",
             "domains": [format!("{name}.example")],
             "chatNodeAliases": [format!("conference.{name}.example")],
-            "edge": {"hostname": format!("xmpp.{name}.example"), "replicas": 1},
+            "edge": {"hostname": format!("xmpp.{name}.example"), "replicas": 1, "slots": 1},
             "privacy": {"mode": "AllowList", "domains": ["partner.example"]},
             "dns": {"resolvers": [DNS_LAN.to_string()]},
             "imp": [{
