@@ -1,6 +1,7 @@
 //! `/livez`, `/readyz` and `/metrics` on a port of their own.
 
-use std::net::SocketAddr;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use axum::Router;
@@ -9,6 +10,8 @@ use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
 use parking_lot::Mutex;
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::metrics::Metrics;
@@ -61,17 +64,42 @@ pub async fn serve(
     readiness: Readiness,
     metrics: Metrics,
     stop: CancellationToken,
-) -> Result<(), std::io::Error> {
-    let listener = tokio::net::TcpListener::bind(address).await?;
+) -> Result<(), io::Error> {
+    let listener = TcpListener::from_std(with_fallback(address, bind)?)?;
     serve_on(listener, readiness, metrics, stop).await
 }
 
+/// Binds; where the system has no IPv6, IPv4's wildcard takes the place of IPv6's.
+fn with_fallback<T>(address: SocketAddr, bind: impl Fn(SocketAddr) -> io::Result<T>) -> io::Result<T> {
+    match bind(address) {
+        Err(error)
+            if address.is_ipv6() && address.ip().is_unspecified() && error.kind() != io::ErrorKind::AddrInUse =>
+        {
+            bind((Ipv4Addr::UNSPECIFIED, address.port()).into())
+        }
+        bound => bound,
+    }
+}
+
+/// An IPv6 wildcard takes IPv4 too, whatever `net.ipv6.bindv6only` says.
+fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(false)?;
+    }
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(128)?;
+    Ok(socket.into())
+}
+
 async fn serve_on(
-    listener: tokio::net::TcpListener,
+    listener: TcpListener,
     readiness: Readiness,
     metrics: Metrics,
     stop: CancellationToken,
-) -> Result<(), std::io::Error> {
+) -> Result<(), io::Error> {
     let app = Router::new()
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
@@ -107,6 +135,39 @@ async fn exposition(extract::State(shared): extract::State<Shared>) -> impl Into
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use super::*;
+    use rstest::rstest;
+
+    #[rstest]
+    #[case::no_ipv6("[::]:8081", io::ErrorKind::Unsupported, Ok("0.0.0.0:8081"))]
+    #[case::ipv6_switched_off("[::]:8081", io::ErrorKind::AddrNotAvailable, Ok("0.0.0.0:8081"))]
+    #[case::another_program_has_the_port("[::]:8081", io::ErrorKind::AddrInUse, Err(io::ErrorKind::AddrInUse))]
+    #[case::an_address_that_was_meant("[fd00::1]:8081", io::ErrorKind::Unsupported, Err(io::ErrorKind::Unsupported))]
+    fn without_ipv6_the_probes_find_the_server_at_ipv4(
+        #[case] address: &str,
+        #[case] refusal: io::ErrorKind,
+        #[case] expected: Result<&str, io::ErrorKind>,
+    ) {
+        let bind = |address: SocketAddr| {
+            if address.is_ipv6() {
+                Err(refusal.into())
+            } else {
+                Ok(address.to_string())
+            }
+        };
+        let bound = with_fallback(address.parse().unwrap(), bind);
+        assert_eq!(bound.map_err(|error| error.kind()), expected.map(str::to_owned));
+    }
+
+    #[tokio::test]
+    async fn the_wildcard_takes_both_families() {
+        let listener = TcpListener::from_std(with_fallback("[::]:0".parse().unwrap(), bind).unwrap()).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let server = serve_on(listener, Readiness::default(), Metrics::new(), CancellationToken::new());
+        let server = tokio::spawn(server);
+        let answer = reqwest::get(format!("http://127.0.0.1:{port}/livez")).await.unwrap();
+        assert_eq!(answer.status(), 200);
+        server.abort();
+    }
 
     #[tokio::test]
     async fn readiness_follows_the_caches_and_liveness_does_not() {

@@ -1,6 +1,6 @@
 //! Where the edges find the routers that the IM and Presence module tells of.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::time::Duration;
 
 use crate::controller::build::RouterAddresses;
@@ -88,19 +88,36 @@ async fn resolve_all(resolver: SystemResolver, nodes: Vec<Unresolved>) -> Vec<(S
     futures::future::join_all(addresses).await
 }
 
-/// One address of a host: the one known, while it is among them, else the first in order.
+/// One address of a host: see [`choose`].
 async fn resolve(resolver: &SystemResolver, host: &str, known: Option<&str>) -> Option<String> {
     if let Ok(address) = host.parse::<IpAddr>() {
         return Some(address.to_string());
     }
     let found = tokio::time::timeout(DNS_TIMEOUT, resolver.addresses(host)).await;
-    let mut addresses = found.ok()?.ok()?;
-    addresses.sort_unstable();
-    let still = |known: &&str| addresses.iter().any(|a| a.to_string() == **known);
-    if let Some(known) = known.filter(still) {
-        return Some(known.to_owned());
+    choose(found.ok()?.ok()?, known, has_route).map(|address| address.to_string())
+}
+
+/// Of a host's addresses those of a family that this network has, or all where it has none of them: the one known, while
+/// it is among these, else the first in order.
+fn choose(mut addresses: Vec<IpAddr>, known: Option<&str>, has_route: impl Fn(IpAddr) -> bool) -> Option<IpAddr> {
+    if addresses.iter().any(|address| has_route(*address)) {
+        addresses.retain(|address| has_route(*address));
     }
-    addresses.first().map(ToString::to_string)
+    addresses.sort_unstable();
+    let known = known.and_then(|known| known.parse().ok());
+    let still = known.filter(|known| addresses.contains(known));
+    still.or_else(|| addresses.first().copied())
+}
+
+/// Whether this host has a route to the address: the edge pods' network is the operator's own. Nothing is sent.
+fn has_route(address: IpAddr) -> bool {
+    let any: IpAddr = match address {
+        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    UdpSocket::bind((any, 0))
+        .and_then(|socket| socket.connect((address, 9)))
+        .is_ok()
 }
 
 /// The nodes of one entry in the configuration as it exists; `None`: it does not tell.
@@ -131,6 +148,33 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use super::*;
     use rstest::rstest;
+
+    /// An IPv6-only pod network reaches `fd00::/8`; an IPv4-only one reaches 10.0.0.0/8.
+    #[rstest]
+    #[case::both_families("10.1.1.1 fd00::11", None, "10. fd", Some("10.1.1.1"))]
+    #[case::ipv6_only_pods("10.1.1.1 fd00::11", None, "fd", Some("fd00::11"))]
+    #[case::ipv4_only_pods("fd00::11 10.1.1.1", None, "10.", Some("10.1.1.1"))]
+    #[case::the_known_one_stays("10.1.1.1 fd00::11 fd00::12", Some("fd00::12"), "10. fd", Some("fd00::12"))]
+    #[case::a_known_one_of_a_family_that_is_gone("10.1.1.1 fd00::11", Some("10.1.1.1"), "fd", Some("fd00::11"))]
+    #[case::a_known_one_written_otherwise("fd00::11 fd00::12", Some("fd00:0::12"), "fd", Some("fd00::12"))]
+    #[case::no_route_at_all("10.1.1.1 fd00::11", None, "none", Some("10.1.1.1"))]
+    #[case::no_address("", None, "10. fd", None)]
+    fn the_address_of_a_router_is_of_a_family_that_the_pods_have(
+        #[case] found: &str,
+        #[case] known: Option<&str>,
+        #[case] routed: &str,
+        #[case] expected: Option<&str>,
+    ) {
+        let found = found.split_whitespace().map(|text| text.parse().unwrap()).collect();
+        let has_route = |address: IpAddr| routed.split(' ').any(|start| address.to_string().starts_with(start));
+        let expected = expected.map(|text| text.parse().unwrap());
+        assert_eq!(choose(found, known, has_route), expected);
+    }
+
+    #[test]
+    fn loopback_has_a_route() {
+        assert!(has_route(Ipv4Addr::LOCALHOST.into()));
+    }
 
     #[rstest]
     #[case::an_address("192.0.2.10", None, Some("192.0.2.10"))]
