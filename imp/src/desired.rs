@@ -137,14 +137,19 @@ impl LiveOwners {
 
     /// Whether a resource exists; nobody is known to be gone where none is known, or where none is seen.
     pub fn may_exist(&self, owner: &Owner) -> bool {
-        let uids = &self.0.read().uids;
-        uids.is_empty() || uids.contains(&owner.uid) || !self.sees(owner)
+        let existing = self.0.read();
+        existing.uids.is_empty() || existing.uids.contains(&owner.uid) || !existing.sees(owner)
     }
 
     /// Whether a resource would be seen where it is, if it exists.
     pub fn sees(&self, owner: &Owner) -> bool {
-        let namespaces = &self.0.read().namespaces;
-        namespaces.is_empty() || namespaces.contains(&owner.namespace)
+        self.0.read().sees(owner)
+    }
+}
+
+impl Existing {
+    fn sees(&self, owner: &Owner) -> bool {
+        self.namespaces.is_empty() || self.namespaces.contains(&owner.namespace)
     }
 }
 
@@ -304,4 +309,44 @@ pub struct Announcement {
     pub component_id: ComponentId,
     /// As its gateway.
     pub gateway: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+    use std::sync::mpsc;
+    use std::thread;
+
+    /// A reader that takes the lock again waits behind a writer that waits for the reader.
+    #[test]
+    fn asking_who_exists_never_waits_for_itself_while_the_list_changes() {
+        let owners = LiveOwners::from(["other"]);
+        owners.see_only(&["federation".to_owned()]);
+        let gone = Owner {
+            namespace: "federation".to_owned(),
+            name: "coluc".to_owned(),
+            uid: "gone".to_owned(),
+        };
+        let (done, finished) = mpsc::channel();
+        let writer = owners.clone();
+        let told = done.clone();
+        thread::spawn(move || {
+            for _ in 0..100_000 {
+                writer.set(BTreeSet::from(["other".to_owned()]));
+            }
+            told.send(()).unwrap();
+        });
+        thread::spawn(move || {
+            for _ in 0..100_000 {
+                assert!(!owners.may_exist(&gone));
+            }
+            done.send(()).unwrap();
+        });
+        for _ in 0..2 {
+            let limit = Duration::from_secs(20);
+            let ended = finished.recv_timeout(limit);
+            assert!(ended.is_ok(), "reader and writer wait for each other");
+        }
+    }
 }
