@@ -24,6 +24,39 @@ summary() {
   printf '%s\n' "${times[@]}" "$(printf '%5d s  %s' "$SECONDS" all)"
 }
 
+# Lists of phases side by side where there is memory for a lab each. The output of a list is shown when it has ended; one
+# that fails does not end the others, so each takes its lab away.
+side_by_side() {
+  local list file free status=0 pids=() names=()
+  free=$(awk '/^MemAvailable/ { print int($2 / 1048576) }' /proc/meminfo)
+  if [ "$free" -lt $((4 * $#)) ]; then
+    for list in "$@"; do "$list"; done
+    return
+  fi
+  mkdir -p target/phases
+  # A group of processes for each list: an interrupt reaches all that it has started.
+  set -m
+  for list in "$@"; do
+    file=target/phases/$list
+    rm -f "$file.times"
+    (times=(); "$list"; printf '%s\n' "${times[@]}" >"$file.times") >"$file.log" 2>&1 &
+    pids+=($!)
+  done
+  set +m
+  # shellcheck disable=SC2064 # these processes, not those of later
+  trap "kill -INT ${pids[*]/#/-} 2>/dev/null; exit 130" INT TERM
+  echo "== side by side: $*; the output is in target/phases"
+  names=("$@")
+  for list in "${!pids[@]}"; do
+    file=target/phases/${names[list]}
+    wait "${pids[list]}" || status=1
+    cat "$file.log"
+    [ ! -e "$file.times" ] || mapfile -t -O "${#times[@]}" times <"$file.times"
+  done
+  trap - INT TERM
+  [ "$status" = 0 ] || exit 1
+}
+
 # Everything at once, tests included: a selection of packages would unify features differently and compile the
 # dependencies once more.
 build() { cargo build --workspace --all-targets --locked; }
@@ -72,11 +105,22 @@ chart_takes_over() {
   "${kubectl[@]}" -n federation get xfed coluc
 }
 
+# A stage of the scenario, in a lab that stays; without a name the first one, which starts the lab.
+stage() { "$bin/testkit" demo --name "$1" --keep ${2:+--stage "$2"}; }
+
+stages() {
+  stage "$1" &&
+    stage "$1" beyond &&
+    crd_rules "$1" &&
+    chart_takes_over "$1" &&
+    stage "$1" migration
+}
+
 # Plays the demo's steps and what needs its lab, and removes the lab whatever the outcome; the logs of a failure stay.
 demo_steps() {
   local name status=0
   name=$(test_lab)
-  { "$bin/testkit" demo --name "$name" --keep && "$bin/testkit" demo --stage beyond --name "$name" --keep && crd_rules "$name" && chart_takes_over "$name" && "$bin/testkit" demo --stage migration --name "$name" --keep; } || status=$?
+  stages "$name" || status=$?
   if [ "$status" != 0 ]; then
     echo "the logs of this run are in target/lab-logs/$name" >&2
     "$bin/testkit" lab down --name "$name" --keep-logs "target/lab-logs/$name" || true
@@ -109,6 +153,16 @@ bench_operator_smoke() {
   bench_operator "$bin" --resources 4 --most 4 --idle 1 --rest 0 --limit 10 --starts 1 --json target/bench-smoke.json \
     --part one --part many --part dead --part namespaces
 }
+
+# Tests that start labs of their own, one after the other.
+lab_tests() {
+  cargo test --workspace --locked \
+    --test lab --test partner --test interop --test packaging --test it -- --ignored --test-threads=1
+}
+
+# What is played side by side.
+scenario() { phase "demo" demo_steps; }
+other_labs() { phase "lab tests" lab_tests; }
 
 # All attacks at once, and a partner's latency meanwhile: of the build that is shipped.
 siege() {
@@ -167,10 +221,8 @@ case ${1:-} in
     phase "benchmark, smoke" bench_smoke
     phase "benchmark of the operator, smoke" bench_operator_smoke
     phase "images" "$bin/testkit" lab images
-    phase "lab tests" cargo test --workspace --locked \
-      --test lab --test partner --test interop --test packaging --test it -- --ignored --test-threads=1
+    side_by_side scenario other_labs
     phase "siege" siege
-    phase "demo" demo_steps
     summary
     ;;
   bench)
