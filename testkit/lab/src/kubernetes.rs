@@ -6,6 +6,8 @@
 //! |---|---|---|
 //! | etcd | `--unsafe-no-fsync` | a lab's data ends with the lab; saves the disk |
 //! | kube-apiserver | `--service-account-*`, certificates, `Node,RBAC` | as kubeadm sets them |
+//! | kube-apiserver | admission plugin `OwnerReferencesPermissionEnforcement` | OpenShift has it: it asks for rights that nobody else asks for |
+//! | kube-apiserver | an audit log of the operator's account | which of its rights it uses |
 //! | kube-controller-manager, kube-scheduler | `--leader-elect=false`, `--secure-port=0` | there is one of each, and nobody scrapes them |
 //! | kube-proxy | `--conntrack-max-per-core=0` | the limit belongs to the whole machine |
 //! | kubelet | `evictionHard`, `imageGC*` off (all but 1 Mi of memory) | the machine's disk and memory are not the lab's alone: a full disk must not evict pods |
@@ -41,7 +43,7 @@ pub async fn start(lab: &Layout, images: &[std::path::PathBuf]) -> Result<(), Er
     certificates(&dir)?;
     node::create(lab).await?;
     let starter = Starter::new(lab)?;
-    starter.api_server(&[])?;
+    starter.api_server(&audit(lab)?)?;
     // Images are unpacked while the apiserver comes up.
     let runtime = async {
         node::start_containerd(lab).await?;
@@ -137,11 +139,29 @@ fn etcd(lab: &Layout) -> Vec<String> {
     flags
 }
 
+/// Flags for a log of every request of the operator, without bodies: a Secret's bytes stay in the API server.
+fn audit(lab: &Layout) -> Result<Vec<String>, Error> {
+    let operator = "system:serviceaccount:xmpp-federation-system:xmpp-federation-operator";
+    let policy = json!({
+        "apiVersion": "audit.k8s.io/v1", "kind": "Policy", "omitStages": ["RequestReceived"],
+        "rules": [{"level": "Metadata", "users": [operator]}],
+    });
+    let file = lab.kubernetes_dir().join("audit-policy.json");
+    fs::write(&file, policy.to_string())?;
+    Ok(vec![
+        format!("--audit-policy-file={}", file.display()),
+        format!("--audit-log-path={}", lab.audit_log().display()),
+        // In one file, however long the lab runs.
+        "--audit-log-maxsize=100000".to_owned(),
+    ])
+}
+
 fn apiserver(dir: &str) -> Vec<String> {
     // `dir` comes after the split at spaces: a path may have some.
     let flags = format!(
         "--etcd-servers=http://127.0.0.1:2379 --bind-address=0.0.0.0 --advertise-address={NODE} --secure-port=6443
-         --authorization-mode=Node,RBAC --enable-admission-plugins=NodeRestriction --allow-privileged=true
+         --authorization-mode=Node,RBAC --allow-privileged=true
+         --enable-admission-plugins=NodeRestriction,OwnerReferencesPermissionEnforcement
          --service-cluster-ip-range=10.96.0.0/16 --kubelet-preferred-address-types=InternalIP
          --service-account-issuer=https://kubernetes.default.svc.cluster.local
          --cert-dir=@ --client-ca-file=@/ca.crt --tls-cert-file=@/apiserver.crt --tls-private-key-file=@/apiserver.key

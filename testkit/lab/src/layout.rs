@@ -109,6 +109,11 @@ impl Layout {
         self.kubernetes_dir().join("admin.kubeconfig")
     }
 
+    /// The API server's audit log, one event a line.
+    pub fn audit_log(&self) -> PathBuf {
+        self.dir.join("audit.log")
+    }
+
     /// The folder the node's `/var/lib` and `/var/log` are in.
     pub fn node_dir(&self) -> PathBuf {
         self.dir.join("node")

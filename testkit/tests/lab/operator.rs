@@ -305,7 +305,7 @@ async fn additions(stage: Stage) -> Result<(), Error> {
 
     // It is a fixed point.
     tokio::time::sleep(Duration::from_secs(3)).await;
-    let mut audit = Audit::new(stage.lab.dir().join("audit.log"));
+    let mut audit = Audit::new(stage.lab.layout().audit_log());
     audit.count()?;
     tokio::time::sleep(Duration::from_secs(5)).await;
     let requests = audit.count()?;
@@ -381,7 +381,7 @@ async fn gap(stage: Stage) -> Result<(), Error> {
         .lines()
         .filter(|line| line.contains("watchevent error") && line.contains("code: 410"));
     assert!(told.count() >= NAMESPACES.len(), "{log}");
-    let audit = Audit::new(stage.lab.dir().join("audit.log")).events()?;
+    let audit = Audit::new(stage.lab.layout().audit_log()).events()?;
     for namespace in NAMESPACES {
         let services = format!("/namespaces/{namespace}/services?");
         let lists = audit

@@ -122,14 +122,10 @@ async fn prepare(lab: &Lab, dns: Dns) -> Result<(), Error> {
     std::fs::write(&file, policy.to_string())?;
     let flags = [
         format!("--audit-policy-file={}", file.display()),
-        format!("--audit-log-path={}", audit_log(lab).display()),
+        format!("--audit-log-path={}", lab.layout().audit_log().display()),
         "--audit-log-maxsize=100000".to_owned(),
     ];
     kubernetes::start_api_server(lab.layout(), &flags, &CLIENTS).await
-}
-
-fn audit_log(lab: &Lab) -> PathBuf {
-    lab.dir().join("audit.log")
 }
 
 /// The API resource of a kind.
@@ -141,7 +137,7 @@ impl Stage {
     async fn enter(lab: Lab) -> Result<Self, Error> {
         // Somebody else in this process may have chosen one already.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-        let audit = Audit::new(audit_log(&lab));
+        let audit = Audit::new(lab.layout().audit_log());
         let client = client(lab.kubeconfig()).await?;
         Ok(Self { lab, client, audit })
     }
