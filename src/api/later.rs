@@ -6,7 +6,7 @@
 
 use xmpp_federation_core::Activation;
 
-use super::spec::{Publish, XmppFederationSpec};
+use super::spec::{Publish, RouterProfile, XmppFederationSpec};
 
 /// One refused value.
 pub struct NotYet {
@@ -77,6 +77,13 @@ pub const NOT_YET: &[NotYet] = &[
         rule: "self.publish == 'None'",
         instead: "use None and publish the records that status.records asks for",
         used: |s| s.dns.publish != Publish::None,
+    },
+    NotYet {
+        schema_path: &["imp", "[]", "router"],
+        field: "spec.imp[].router.profile S2s",
+        rule: "self.profile != 'S2s'",
+        instead: "use Component and switch IM and Presence's own XMPP federation off",
+        used: |s| s.imp.iter().any(|imp| imp.router.profile == RouterProfile::S2s),
     },
 ];
 

@@ -111,7 +111,7 @@ pub fn secret_names_of<'a>(entries: impl IntoIterator<Item = &'a ImpSpec>) -> Ve
                     .as_ref()
                     .map(|r| r.name.clone()),
                 imp.tls.ca_secret_ref.as_ref().map(|r| r.name.clone()),
-                Some(imp.router.secret_ref.name.clone()),
+                imp.router.secret_ref.as_ref().map(|r| r.name.clone()),
             ]
         })
         .flatten()

@@ -14,7 +14,7 @@ use super::validate::ImpCluster;
 use crate::api::spec::ImpSpec;
 use xmpp_federation_imp::access::{Credentials, Host, NodeAddress, ServerTrust, Target};
 use xmpp_federation_imp::desired::{
-    Announcement, Desired, FederationCheck, Link, LinkAge, LiveOwners, Owner, Place, Requests, RestartPolicy, Sibling,
+    Announcement, Desired, FederationCheck, Link, LinkAge, LiveOwners, Owner, Place, Requests, Sibling,
     SlotSource,
 };
 
@@ -92,11 +92,7 @@ pub fn desired(
         } else {
             Activation::Prepared
         },
-        restart: RestartPolicy {
-            mode: cluster.restart.clone(),
-            propagation_delay: imp.restart.propagation_delay.get(),
-            min_interval: imp.restart.min_interval.get(),
-        },
+        restart: cluster.restart.clone(),
         foreign_components: imp.foreign_components,
         federation_check: imp.federation_check.as_ref().map(|check| FederationCheck {
             query: check.query.clone(),
@@ -106,7 +102,7 @@ pub fn desired(
         hold_acts: false,
         poll_interval: imp.poll_interval.get(),
         requests: requests.clone(),
-        announces: imp.router.profile == LinkProfile::Xcp,
+        announces: cluster.router.profile == LinkProfile::Xcp,
         place,
         links: links_seen(&imp.name, pods),
     })

@@ -9,7 +9,7 @@ use xmpp_federation_core::Activation;
 use super::kube::call;
 use super::requests;
 use crate::api::XmppFederation;
-use crate::api::spec::RestartMode;
+use crate::api::spec::{RestartMode, RestartSpec};
 use xmpp_federation_imp::desired::Desired;
 use xmpp_federation_imp::guard::Guard;
 
@@ -71,7 +71,7 @@ fn objection(object: Option<&XmppFederation>, desired: &Desired, restart: bool) 
         (active && entry.is_none(), "spec.imp does not name the cluster any more"),
         (entry.is_some_and(|entry| entry.maintenance), "imp[].maintenance is set"),
         (
-            restart && entry.is_some_and(|entry| entry.restart.mode == RestartMode::Manual),
+            restart && entry.is_some_and(|entry| by_hand(entry.restart.as_ref())),
             "imp[].restart.mode is Manual",
         ),
         (
@@ -81,6 +81,11 @@ fn objection(object: Option<&XmppFederation>, desired: &Desired, restart: bool) 
         (object.metadata.generation != desired.generation, "the spec was changed"),
     ];
     against.into_iter().find_map(|(holds, why)| holds.then_some(why))
+}
+
+/// Whether the operator restarts nothing.
+fn by_hand(restart: Option<&RestartSpec>) -> bool {
+    restart.is_none_or(|restart| restart.mode == RestartMode::Manual)
 }
 
 #[cfg(test)]

@@ -70,7 +70,7 @@ fn take(text: &str, entry: Option<&str>) -> Result<ClusterEntry, String> {
         addresses,
         axl_port: Some(port(imp.axl.port, "axl.port")?),
         axl_version: imp.axl.version.clone(),
-        router_port: Some(port(imp.router.port, "router.port")?),
+        router_port: Some(port(imp.router.port(), "router.port")?),
         pins: imp.tls.pinned_sha256.clone().unwrap_or_default(),
         insecure: imp.tls.insecure_skip_verify == Some(true),
         ca_secret: imp

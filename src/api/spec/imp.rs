@@ -12,6 +12,7 @@ use crate::api::values::{DomainName, Duration};
 /// One cluster of IM and Presence.
 #[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("self.router.profile == 'S2s' || has(self.restart)").message("restart is required with the router profiles Component and Xcp: write restart.mode, Automatic, Window or Manual").field_path(".restart"))]
 pub struct ImpSpec {
     /// Name of the entry.
     #[schemars(length(min = 1, max = 30), regex(pattern = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
@@ -44,8 +45,9 @@ pub struct ImpSpec {
     pub axl: AxlSpec,
     /// The XCP routers.
     pub router: RouterSpec,
-    /// When XCP routers may be restarted.
-    pub restart: RestartSpec,
+    /// When XCP routers may be restarted. Required, except with router profile S2s.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restart: Option<RestartSpec>,
     /// How often IM and Presence is asked for what changed there. Default 5m.
     #[serde(default = "five_minutes")]
     pub poll_interval: Duration,
@@ -135,21 +137,50 @@ impl Default for AxlSpec {
 /// The XCP routers.
 #[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("self.profile == 'S2s' || has(self.secretRef)").message("secretRef is required with the profiles Component and Xcp: name the Secret and the key with the routers' shared secret").field_path(".secretRef"))]
 pub struct RouterSpec {
     /// TCP port. Default 7400.
-    #[serde(default = "router_port")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 65535))]
-    pub port: i32,
-    /// Component (XEP-0114) or Xcp (with XCP's announcements and envelopes, proven against a
-    /// simulator and a public capture only). Default Component.
+    pub port: Option<i32>,
+    /// Component (XEP-0114), Xcp (with XCP's announcements and envelopes, proven against a simulator
+    /// and a public capture only), or S2s (IM and Presence's own federation service, not available in
+    /// this release). Default Component.
     #[serde(default)]
-    pub profile: LinkProfile,
-    /// The shared secret of the handshake.
-    pub secret_ref: SecretKeyRef,
+    pub profile: RouterProfile,
+    /// The shared secret of the handshake. Required, except with profile S2s.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret_ref: Option<SecretKeyRef>,
 }
 
-fn router_port() -> i32 {
-    7400
+impl RouterSpec {
+    /// The port in force.
+    pub fn port(&self) -> i32 {
+        self.port.unwrap_or(7400)
+    }
+}
+
+/// How edges and IM and Presence reach each other.
+#[derive(JsonSchema, Serialize, Deserialize, Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum RouterProfile {
+    /// A link to the XCP router, plain XEP-0114.
+    #[default]
+    Component,
+    /// The same with XCP's announcements and envelopes.
+    Xcp,
+    /// IM and Presence's own federation service, by server-to-server streams: no rows, no restarts.
+    S2s,
+}
+
+impl RouterProfile {
+    /// The protocol of the links to routers; `None`: there are none.
+    pub fn link(self) -> Option<LinkProfile> {
+        match self {
+            Self::Component => Some(LinkProfile::Component),
+            Self::Xcp => Some(LinkProfile::Xcp),
+            Self::S2s => None,
+        }
+    }
 }
 
 /// When XCP routers may be restarted; a restart drops every session on its node.

@@ -89,7 +89,7 @@ fn router(valid: &ValidSpec, imp: &ImpCluster, links: &RouterAddresses) -> Route
     Router {
         name: name.clone(),
         domains: imp.domains.clone(),
-        profile: imp.spec.router.profile,
+        profile: imp.router.profile,
         component_ids: valid.component_ids.clone(),
         secret_file: PathBuf::from(format!("{CONFIG_DIR}/{}", router_file(name))),
         endpoints: nodes
@@ -99,7 +99,7 @@ fn router(valid: &ValidSpec, imp: &ImpCluster, links: &RouterAddresses) -> Route
                 name: name.clone(),
                 address: HostPort {
                     host: address.clone(),
-                    port: imp.router_port,
+                    port: imp.router.port,
                 },
             })
             .collect(),

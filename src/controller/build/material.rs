@@ -257,7 +257,7 @@ fn certificate(valid: &ValidSpec, view: &KubeView, now: Timestamp) -> Result<Cer
 fn routers(valid: &ValidSpec, view: &KubeView) -> Vec<RouterSecret> {
     let secret = |imp: &ImpCluster| {
         let entry = &imp.spec.name;
-        let reference = &imp.spec.router.secret_ref;
+        let reference = &imp.router.secret;
         let purpose = format!("the XCP routers' secret of spec.imp[{entry}].router");
         let found = view.secrets.key(&reference.name, &reference.key, &purpose);
         let (bytes, missing) = match found {

@@ -61,7 +61,7 @@ pub fn policy(valid: &ValidSpec, links: &RouterAddresses) -> NetworkPolicy {
         let nodes = links.get(&imp.spec.name).into_iter().flatten();
         let routers: Vec<NetworkPolicyPeer> = nodes.filter_map(|(_, address)| host(address)).collect();
         if !routers.is_empty() {
-            egress.push(to_hosts(routers, imp.router_port));
+            egress.push(to_hosts(routers, imp.router.port));
         }
     }
     for target in valid.partners.iter().flat_map(|partner| &partner.route) {

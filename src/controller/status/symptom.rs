@@ -119,7 +119,7 @@ impl Symptom {
         let why = link.status.reason.as_deref().unwrap_or("no reason given");
         match self {
             Self::WrongSecret => {
-                let secret = entry(inputs, link.status).map(|entry| &entry.spec.router.secret_ref);
+                let secret = entry(inputs, link.status).map(|entry| &entry.router.secret);
                 let secret = secret.map_or_else(
                     || "its Secret".to_owned(),
                     |secret| format!("key {:?} of Secret {}", secret.key, secret.name),
@@ -135,7 +135,7 @@ impl Symptom {
                 service(inputs, link.status),
                 port = entry(inputs, link.status).map_or_else(
                     || "the port of that address".to_owned(),
-                    |entry| format!("port {}", entry.router_port)
+                    |entry| format!("port {}", entry.router.port)
                 )
             ),
             Self::TableNotRead => format!(
@@ -198,7 +198,7 @@ fn was_up(link: &LinkStatus) -> String {
 fn restart_advice(inputs: &Inputs<'_>, link: &LinkStatus) -> String {
     let node = &link.node;
     let by_hand = format!("Restart Cisco XCP Router on {node}: {BY_HAND}");
-    let manual = entry(inputs, link).is_some_and(|entry| entry.restart == RestartMode::Manual);
+    let manual = entry(inputs, link).is_some_and(|entry| entry.restart.mode == RestartMode::Manual);
     let plan = report(inputs, link).map(|report| report.routers_in_sync.reason);
     match plan {
         Some(

@@ -1,12 +1,15 @@
 //! The entries of spec.imp.
 
+use std::time::Duration;
+
 use xmpp_federation_core::Domain;
+use xmpp_federation_core::edge_config::LinkProfile;
 use xmpp_federation_core::fingerprint::Fingerprint;
 
 use super::{Problems, Refusal};
-use crate::api::spec::{self, XmppFederationSpec};
+use crate::api::spec::{self, SecretKeyRef, XmppFederationSpec};
 use xmpp_federation_imp::access::{A_HOST, AxlVersion, Host};
-use xmpp_federation_imp::desired::RestartMode;
+use xmpp_federation_imp::desired::{RestartMode, RestartPolicy};
 use xmpp_federation_imp::window::Window;
 
 /// One cluster of IM and Presence.
@@ -15,19 +18,28 @@ pub struct ImpCluster {
     /// The entry of the spec; its plain values are used as they are.
     pub spec: spec::ImpSpec,
     /// Who restarts routers, and when.
-    pub restart: RestartMode,
+    pub restart: RestartPolicy,
     /// Which hosted domains it serves; empty: all.
     pub domains: Vec<Domain>,
     /// HTTPS port of AXL and Control Center.
     pub axl_port: u16,
     /// Fixed AXL version; `None`: detected.
     pub axl_version: Option<AxlVersion>,
-    /// Port of the routers.
-    pub router_port: u16,
+    /// The links to the routers.
+    pub router: RouterTerms,
     /// Hosts to use instead, by lower-case node name.
     pub addresses: Vec<(String, Host)>,
     /// SHA-256 fingerprints of the nodes' certificates.
     pub pins: Vec<Fingerprint>,
+}
+
+/// How the edges reach the XCP routers of a cluster.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RouterTerms {
+    pub profile: LinkProfile,
+    pub port: u16,
+    /// The shared secret of the handshake.
+    pub secret: SecretKeyRef,
 }
 
 /// All entries of spec.imp, and what may not be between them.
@@ -127,7 +139,36 @@ fn imp(problems: &mut Problems, entry: &spec::ImpSpec, hosted: &[Domain]) -> Imp
         &format!("{field}.tls.pinnedSha256"),
         entry.tls.pinned_sha256.iter().flatten(),
     );
-    let window = entry.restart.window.as_ref().and_then(|window| {
+    let axl_version = entry.axl.version.as_ref().and_then(|text| {
+        let read = text.parse::<AxlVersion>();
+        read.map_err(|error| problems.0.push(format!("{field}.axl.version: {error}")))
+            .ok()
+    });
+    ImpCluster {
+        spec: entry.clone(),
+        restart: restart(problems, &field, entry),
+        domains,
+        axl_port: problems.port(&format!("{field}.axl.port"), entry.axl.port),
+        axl_version,
+        router: router(problems, &format!("{field}.router"), &entry.router),
+        addresses,
+        pins,
+    }
+}
+
+/// Who restarts routers, and when. What is refused is used nowhere.
+fn restart(problems: &mut Problems, field: &str, entry: &spec::ImpSpec) -> RestartPolicy {
+    let Some(given) = &entry.restart else {
+        problems.0.extend(entry.router.profile.link().map(|_| {
+            format!("{field}.restart: is missing; write restart.mode, Automatic, Window or Manual")
+        }));
+        return RestartPolicy {
+            mode: RestartMode::Manual,
+            propagation_delay: Duration::ZERO,
+            min_interval: Duration::ZERO,
+        };
+    };
+    let window = given.window.as_ref().and_then(|window| {
         let zone = window.time_zone.as_deref();
         Window::new(&window.schedule, window.duration.get(), zone)
             .map_err(|sentences| {
@@ -137,33 +178,42 @@ fn imp(problems: &mut Problems, entry: &spec::ImpSpec, hosted: &[Domain]) -> Imp
             })
             .ok()
     });
-    let restart = match (entry.restart.mode, window) {
+    let mode = match (given.mode, window) {
         (spec::RestartMode::Automatic, _) => RestartMode::Automatic,
         (spec::RestartMode::Manual, _) => RestartMode::Manual,
         (spec::RestartMode::Window, Some(window)) => RestartMode::Window(Box::new(window)),
-        // Refused, so that the value is used nowhere.
         (spec::RestartMode::Window, None) => {
-            let missing = entry.restart.window.is_none();
+            let missing = given.window.is_none();
             problems.0.extend(missing.then(|| {
                 format!("{field}.restart.mode: Window needs restart.window; write its schedule and duration")
             }));
             RestartMode::Manual
         }
     };
-    let axl_version = entry.axl.version.as_ref().and_then(|text| {
-        let read = text.parse::<AxlVersion>();
-        read.map_err(|error| problems.0.push(format!("{field}.axl.version: {error}")))
-            .ok()
+    RestartPolicy {
+        mode,
+        propagation_delay: given.propagation_delay.get(),
+        min_interval: given.min_interval.get(),
+    }
+}
+
+/// The links to the routers. What is refused is used nowhere.
+fn router(problems: &mut Problems, field: &str, given: &spec::RouterSpec) -> RouterTerms {
+    let link = given.profile.link();
+    let secret = given.secret_ref.clone().unwrap_or_else(|| {
+        problems.0.extend(link.map(|_| {
+            format!("{field}.secretRef: is missing; name the Secret and the key with the routers' shared secret")
+        }));
+        SecretKeyRef {
+            name: String::new(),
+            key: String::new(),
+        }
     });
-    ImpCluster {
-        spec: entry.clone(),
-        restart,
-        domains,
-        axl_port: problems.port(&format!("{field}.axl.port"), entry.axl.port),
-        axl_version,
-        router_port: problems.port(&format!("{field}.router.port"), entry.router.port),
-        addresses,
-        pins,
+    RouterTerms {
+        // S2s is refused with all that is not available yet.
+        profile: link.unwrap_or_default(),
+        port: problems.port(&format!("{field}.port"), given.port()),
+        secret,
     }
 }
 

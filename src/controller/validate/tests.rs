@@ -1,4 +1,4 @@
-#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 use super::claims::claim;
 use super::*;
 use crate::api::{XmppFederation, spec};
@@ -168,6 +168,8 @@ fn a_value_of_another_type_in_the_pods_is_named_by_its_path() {
 #[case("/imp/0/router/port", json!(74000), "spec.imp[main].router.port: 74000 is not a TCP port")]
 #[case("/partners", json!([{"domain": "a.example", "route": [{"host": "198.51.100.20", "port": -1}]}]), "spec.partners[0].route[0].port: -1 is not a TCP port")]
 #[case("/partners", json!([{"domain": "a.example", "route": [{"host": "198.51.100.20:5269"}]}]), "spec.partners[0].route[0].host: \"198.51.100.20:5269\" is not a host")]
+#[case("/imp/0/router", json!({"profile": "Xcp"}), "spec.imp[main].router.secretRef: is missing; name the Secret and the key")]
+#[case("/imp/0/restart", json!(null), "spec.imp[main].restart: is missing; write restart.mode, Automatic, Window or Manual")]
 #[case("/imp/0/restart", json!({"mode": "Window"}), "spec.imp[main].restart.mode: Window needs restart.window")]
 #[case("/imp/0/restart", json!({"mode": "Window", "window": {"schedule": "0 2 30 2 *", "duration": "1h"}}), "spec.imp[main].restart.window.schedule: \"0 2 30 2 *\" never comes")]
 #[case("/imp/0/restart", json!({"mode": "Window", "window": {"schedule": "0 2 * * *", "duration": "30s"}}), "spec.imp[main].restart.window.duration: 30 s is too short")]
@@ -185,6 +187,31 @@ fn a_value_of_another_type_in_the_pods_is_named_by_its_path() {
 fn a_wrong_value_is_named_with_its_field_and_remedy(#[case] path: &str, #[case] value: Value, #[case] says: &str) {
     let said = sentences(path, value);
     assert!(said.contains(says), "{said}");
+}
+
+#[test]
+fn a_profile_of_a_later_release_is_refused_in_one_sentence_and_needs_neither_secret_nor_restarts() {
+    let mut spec = crate::controller::testing::spec();
+    let entry = spec.pointer_mut("/imp/0").unwrap().as_object_mut().unwrap();
+    entry.remove("restart");
+    entry.insert("router".to_owned(), json!({"profile": "S2s"}));
+    let refused = validated(&serde_json::from_value(spec).unwrap()).unwrap_err();
+    let Refusal::Invalid(sentences) = refused else {
+        panic!("{refused:?}")
+    };
+    assert_eq!(
+        sentences,
+        ["spec.imp[].router.profile S2s is not available in this release; use Component and switch IM and Presence's own XMPP federation off"]
+    );
+}
+
+#[rstest]
+#[case::stored_by_an_earlier_release(json!({"port": 7400, "profile": "Component", "secretRef": {"name": "r", "key": "k"}}), 7400)]
+#[case::the_usual_port(json!({"secretRef": {"name": "r", "key": "k"}}), 7400)]
+#[case::another_one(json!({"port": 7401, "secretRef": {"name": "r", "key": "k"}}), 7401)]
+fn links_go_to_the_port_that_is_given_or_7400(#[case] router: Value, #[case] port: u16) {
+    let valid = validated(&spec_with("/imp/0/router", router)).unwrap();
+    assert_eq!(valid.imp[0].router.port, port);
 }
 
 #[rstest]
