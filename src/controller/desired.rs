@@ -14,8 +14,7 @@ use super::validate::ImpCluster;
 use crate::api::spec::ImpSpec;
 use xmpp_federation_imp::access::{Credentials, Host, NodeAddress, ServerTrust, Target};
 use xmpp_federation_imp::desired::{
-    Announcement, Desired, FederationCheck, Link, LinkAge, LiveOwners, Owner, Place, Requests, Sibling,
-    SlotSource,
+    Announcement, Desired, FederationCheck, Link, LinkAge, LiveOwners, Owner, Place, Requests, Sibling, SlotSource,
 };
 
 /// On whose behalf clusters are asked for something.

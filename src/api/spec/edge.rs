@@ -399,10 +399,11 @@ pub struct PodSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "any_objects")]
     pub image_pull_secrets: Vec<Passed<LocalObjectReference>>,
-    /// Further annotations.
+    /// Further annotations. Those by which service meshes take a pod in or leave it out replace ours,
+    /// which leave it out.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
-    /// Further labels.
+    /// Further labels; the same.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
 }

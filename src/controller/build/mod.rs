@@ -4,6 +4,7 @@ mod budget;
 pub mod chains;
 mod config;
 pub mod material;
+mod mesh;
 mod policy;
 mod running;
 mod secrets;

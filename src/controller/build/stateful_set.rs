@@ -15,6 +15,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use xmpp_federation_core::edge_config::FINISH_AT_MOST;
 
 use super::config::DIRECT_TLS_PORT;
+use super::mesh;
 use super::services::{some, word};
 use crate::api::passed::Passed;
 use crate::controller::names::{ADMIN_PORT, DIALBACK_KEY, EDGE_CONFIG};
@@ -58,9 +59,9 @@ pub fn stateful_set(valid: &ValidSpec, pods: u16) -> StatefulSet {
 }
 
 fn pod_metadata(valid: &ValidSpec) -> ObjectMeta {
-    let mut labels = valid.pod.labels.clone();
+    let mut labels = mesh::labels(&valid.pod);
     labels.extend(valid.owner.labels());
-    let mut annotations = valid.pod.annotations.clone();
+    let mut annotations = mesh::annotations(&valid.pod);
     // A component id is read at start only; another host name needs new pods.
     let base = valid.component_ids.first().map_or("", |id| id.as_str());
     annotations.insert("xmppfederation.io/component-id".to_owned(), base.to_owned());

@@ -159,9 +159,13 @@ fn imp(problems: &mut Problems, entry: &spec::ImpSpec, hosted: &[Domain]) -> Imp
 /// Who restarts routers, and when. What is refused is used nowhere.
 fn restart(problems: &mut Problems, field: &str, entry: &spec::ImpSpec) -> RestartPolicy {
     let Some(given) = &entry.restart else {
-        problems.0.extend(entry.router.profile.link().map(|_| {
-            format!("{field}.restart: is missing; write restart.mode, Automatic, Window or Manual")
-        }));
+        problems.0.extend(
+            entry
+                .router
+                .profile
+                .link()
+                .map(|_| format!("{field}.restart: is missing; write restart.mode, Automatic, Window or Manual")),
+        );
         return RestartPolicy {
             mode: RestartMode::Manual,
             propagation_delay: Duration::ZERO,

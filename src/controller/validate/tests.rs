@@ -201,7 +201,9 @@ fn a_profile_of_a_later_release_is_refused_in_one_sentence_and_needs_neither_sec
     };
     assert_eq!(
         sentences,
-        ["spec.imp[].router.profile S2s is not available in this release; use Component and switch IM and Presence's own XMPP federation off"]
+        [
+            "spec.imp[].router.profile S2s is not available in this release; use Component and switch IM and Presence's own XMPP federation off"
+        ]
     );
 }
 
