@@ -12,6 +12,7 @@ use std::time::Duration;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
 
+use super::cluster::{Node, ONE};
 use super::command::{self, Output};
 use super::layout::{self, Layout};
 use super::node::{self, wait_until};
@@ -28,6 +29,8 @@ pub struct Options {
     pub dir: Option<PathBuf>,
     /// Kubernetes with the product's images, and the cloud.
     pub kubernetes: bool,
+    /// Its nodes.
+    pub nodes: &'static [Node],
     /// The standard hosts: DNS, IM&P, partner.
     pub hosts: bool,
 }
@@ -39,6 +42,7 @@ impl Options {
             name: name.to_owned(),
             dir: None,
             kubernetes: true,
+            nodes: ONE,
             hosts: true,
         }
     }
@@ -133,7 +137,7 @@ impl Lab {
         network::add_host(&self.layout, host, addresses).await
     }
 
-    /// Where a host's processes run; `None`: the middle namespace, which is the Kubernetes node.
+    /// Where a host's processes run; `None`: the middle namespace.
     pub fn place(&self, host: Option<&str>) -> Place {
         Place {
             network: Some(network::namespace_file(&self.layout, host)),

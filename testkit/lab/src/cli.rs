@@ -1,10 +1,12 @@
 //! `testkit lab`: the command line.
 
+use std::net::Ipv4Addr;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Instant;
 
+use super::cluster::{ONE, TWO};
 use super::layout::{self, Layout};
 use super::{Lab, Options, cloud, images, kubernetes, node};
 use testkit_base::Error;
@@ -38,6 +40,9 @@ enum Action {
         /// Network and Kubernetes only.
         #[arg(long)]
         without_hosts: bool,
+        /// Two Kubernetes nodes beside the control plane.
+        #[arg(long)]
+        two_nodes: bool,
     },
     /// Removes a lab and everything it left on the machine.
     Down {
@@ -81,6 +86,9 @@ enum Action {
     Cloud {
         #[arg(long)]
         kubeconfig: PathBuf,
+        /// Nodes that addresses lead to, where this namespace is none.
+        #[arg(long = "node", value_name = "ADDRESS")]
+        nodes: Vec<Ipv4Addr>,
     },
 }
 
@@ -91,12 +99,14 @@ pub async fn run(args: Args) -> Result<(), Error> {
             which,
             without_kubernetes,
             without_hosts,
+            two_nodes,
         } => {
             let options = Options {
                 name: which.name,
                 dir: which.dir,
                 kubernetes: !without_kubernetes,
                 hosts: !without_hosts,
+                nodes: if two_nodes { TWO } else { ONE },
             };
             let lab = Lab::up(&options).await?;
             println!("folder: {}", lab.dir().display());
@@ -129,14 +139,16 @@ pub async fn run(args: Args) -> Result<(), Error> {
             let archives = images::build().await?;
             if let Some(name) = into {
                 let lab = Lab::attach(&name, None)?;
-                for archive in &archives {
-                    node::import(lab.layout(), archive).await?;
+                for node in node::running(lab.layout()) {
+                    for archive in &archives {
+                        node::import(lab.layout(), node, archive).await?;
+                    }
                 }
             }
             println!("{} images in {:.1} s", archives.len(), began.elapsed().as_secs_f64());
             Ok(())
         }
-        Action::Cloud { kubeconfig } => cloud::serve(&kubeconfig).await,
+        Action::Cloud { kubeconfig, nodes } => cloud::serve(&kubeconfig, nodes).await,
     }
 }
 

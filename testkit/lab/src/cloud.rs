@@ -1,6 +1,7 @@
 //! The lab's "cloud": gives Services of type `LoadBalancer` an address, as a cloud controller does.
 //!
-//! kube-proxy then makes the address work: hosts reach the node, which stands for the load balancer.
+//! kube-proxy then makes the address work: hosts reach the node, which stands for the load balancer. With nodes behind the
+//! middle namespace, [`balancer`] leads an address to one of them.
 
 use std::net::Ipv4Addr;
 use std::path::Path;
@@ -16,6 +17,7 @@ use kube::runtime::{WatchStreamExt, reflector, watcher};
 use kube::{Api, Client, Config, ResourceExt};
 use serde_json::json;
 
+use super::balancer;
 use testkit_base::Error;
 
 /// The first address given out, 203.0.113.10; the last one is .254.
@@ -33,7 +35,8 @@ fn ingress(service: &Service) -> Option<&LoadBalancerIngress> {
         .first()
 }
 
-fn address(service: &Service) -> Option<Ipv4Addr> {
+/// The address that a Service shows.
+pub fn address(service: &Service) -> Option<Ipv4Addr> {
     ingress(service)?.ip.as_ref()?.parse().ok()
 }
 
@@ -56,8 +59,8 @@ fn plan(services: &[Arc<Service>]) -> Option<(&Service, Option<Ipv4Addr>)> {
     })
 }
 
-/// Serves until it is ended. Must run in the lab's network namespace.
-pub async fn serve(kubeconfig: &Path) -> Result<(), Error> {
+/// Serves until it is ended. Must run in the lab's network namespace. `nodes`: those behind it.
+pub async fn serve(kubeconfig: &Path, nodes: Vec<Ipv4Addr>) -> Result<(), Error> {
     let kubeconfig = Kubeconfig::read_from(kubeconfig)?;
     let mut config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
     config.proxy_url = None;
@@ -65,6 +68,10 @@ pub async fn serve(kubeconfig: &Path) -> Result<(), Error> {
     let (known, writer) = reflector::store();
     let changes = watcher(Api::<Service>::all(client.clone()), watcher::Config::default());
     let mut changes = pin!(changes.default_backoff().reflect(writer));
+    if !nodes.is_empty() {
+        let known = known.clone();
+        tokio::spawn(async move { balancer::serve(&nodes, || known.state()).await });
+    }
     while let Some(change) = changes.next().await {
         match change {
             // Not before all of them are known.

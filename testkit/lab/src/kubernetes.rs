@@ -1,4 +1,4 @@
-//! Kubernetes of a lab: etcd, the control plane, kube-proxy and one kubelet, all from the one binary `kube`.
+//! Kubernetes of a lab: etcd, the control plane, and kube-proxy and kubelet of each node, all from the one binary `kube`.
 //!
 //! Timings are the defaults of each component. What differs from the defaults, and why:
 //!
@@ -13,7 +13,7 @@
 //! | kubelet | `evictionHard`, `imageGC*` off (all but 1 Mi of memory) | the machine's disk and memory are not the lab's alone: a full disk must not evict pods |
 //! | kubelet | `enforceNodeAllocatable: []` | no limit on the lab's own cgroup |
 //! | kubelet | `failSwapOn: false`, `failCgroupV1: false` | takes the machine as it is |
-//! | kubelet | `cgroupRoot: /xf-NAME` | labs side by side |
+//! | kubelet | `cgroupRoot: /xf-NAME/NODE` | labs side by side |
 //! | kubelet | `clusterDNS: 10.244.200.53` | the lab's DNS; it has no names of Services, so in-cluster names other than the apiserver's injected address do not resolve |
 //! | containerd | `restrict_oom_score_adj` | the machine may lack the right to lower it |
 //! | containerd | `disable_apparmor` | a profile would stay in the machine's kernel |
@@ -26,43 +26,64 @@ use std::time::Duration;
 
 use serde_json::json;
 
+use super::cluster::{self, Node};
 use super::command;
 use super::layout::{self, Layout};
-use super::network::{self, DNS_LAN, NODE};
+use super::network::{self, DNS_LAN, LAN_GATEWAY};
 use super::node::{self, wait_until};
 use super::pki::Authority;
 use super::process::{self, Place};
 use testkit_base::Error;
 
-/// Processes of Kubernetes in the order in which they end: a component before the one it depends on.
-pub const STOP_ORDER: &[&str] = &["kubelet", "kube-proxy", "kube-scheduler", "kube-controller-manager"];
+/// The control plane's components that end before the apiserver.
+const CONTROLLERS: [&str; 2] = ["kube-scheduler", "kube-controller-manager"];
+/// Components of each node that end before its containerd.
+const ON_NODES: [&str; 2] = ["kubelet", "kube-proxy"];
 
-/// Starts everything; returns when the node is Ready and pods can be created.
-pub async fn start(lab: &Layout, images: &[std::path::PathBuf]) -> Result<(), Error> {
+/// Programs of Kubernetes that end first, whatever node they are on: they depend on the others.
+pub fn stop_first() -> impl Iterator<Item = &'static str> {
+    ON_NODES.into_iter().chain(CONTROLLERS)
+}
+
+/// Starts everything; returns when all nodes are Ready and pods can be created.
+pub async fn start(lab: &Layout, nodes: &[Node], images: &[std::path::PathBuf]) -> Result<(), Error> {
     let dir = lab.kubernetes_dir();
-    certificates(&dir)?;
-    node::create(lab).await?;
+    let ca = certificates(&dir)?;
+    for node in nodes {
+        network::add_node(lab, node).await?;
+        node::create(lab, node).await?;
+        let user = format!("system:node:{}", node.name);
+        ca.kubeconfig(&dir, &kubelet_file(node), &user, Some("system:nodes"))?;
+        let config = dir.join(format!("{}.json", kubelet_file(node)));
+        fs::write(config, serde_json::to_vec_pretty(&kubelet_config(lab, node))?)?;
+    }
     let starter = Starter::new(lab)?;
     starter.api_server(&audit(lab)?)?;
     // Images are unpacked while the apiserver comes up.
-    let runtime = async {
-        node::start_containerd(lab).await?;
+    let runtime = async |node| {
+        node::start_containerd(lab, node).await?;
         for image in images {
-            node::import(lab, image).await?;
+            node::import(lab, node, image).await?;
         }
         Ok::<_, Error>(())
     };
-    let (runtime, apiserver) = tokio::join!(runtime, ready(lab));
-    runtime?;
+    let runtimes = futures::future::try_join_all(nodes.iter().map(runtime));
+    let (runtimes, apiserver) = tokio::join!(runtimes, ready(lab));
+    runtimes?;
     apiserver?;
     let control = &starter.control;
     starter.start(control, "kube-controller-manager", &controller_manager(&starter.dir))?;
     starter.start(control, "kube-scheduler", &scheduler(&starter.dir))?;
-    starter.start(control, "kube-proxy", &proxy(&starter.dir))?;
-    let config = dir.join("kubelet.json");
-    fs::write(&config, serde_json::to_vec_pretty(&kubelet_config(lab))?)?;
-    starter.start(&node::place(lab)?, "kubelet", &kubelet(&starter.dir))?;
-    node_ready(lab).await
+    for node in nodes {
+        starter.start_on(node, "kube-proxy", &proxy(&starter.dir, node))?;
+        starter.start_on(node, "kubelet", &kubelet(&starter.dir, node))?;
+    }
+    nodes_ready(lab, nodes).await
+}
+
+/// Name of the files of a node's kubelet, without ending.
+fn kubelet_file(node: &Node) -> String {
+    format!("kubelet-{}", node.name)
 }
 
 /// Starts etcd and the API server alone, the latter with `flags` more; each of `clients` (file, user, group) gets a
@@ -81,7 +102,7 @@ struct Starter<'a> {
     lab: &'a Layout,
     kube: String,
     dir: String,
-    /// Where all but the kubelet run.
+    /// Where the control plane runs.
     control: Place,
 }
 
@@ -104,10 +125,14 @@ impl<'a> Starter<'a> {
         self.start(&self.control, "kube-apiserver", &flags)
     }
 
-    fn start(&self, place: &Place, component: &str, flags: &[String]) -> Result<(), Error> {
-        let mut words = vec![self.kube.clone(), component.to_owned()];
+    fn start(&self, place: &Place, process: &str, flags: &[String]) -> Result<(), Error> {
+        let mut words = vec![self.kube.clone(), cluster::program(process).to_owned()];
         words.extend_from_slice(flags);
-        process::start(self.lab, component, place, &words, &BTreeMap::new()).map(drop)
+        process::start(self.lab, process, place, &words, &BTreeMap::new()).map(drop)
+    }
+
+    fn start_on(&self, node: &Node, program: &str, flags: &[String]) -> Result<(), Error> {
+        self.start(&node::place(self.lab, node)?, &node.process(program), flags)
     }
 }
 
@@ -126,7 +151,6 @@ fn certificates(dir: &Path) -> Result<Authority, Error> {
     ca.kubeconfig(dir, "controller-manager", "system:kube-controller-manager", None)?;
     ca.kubeconfig(dir, "scheduler", "system:kube-scheduler", None)?;
     ca.kubeconfig(dir, "proxy", "system:kube-proxy", None)?;
-    ca.kubeconfig(dir, "kubelet", "system:node:node1", Some("system:nodes"))?;
     Ok(ca)
 }
 
@@ -159,7 +183,7 @@ fn audit(lab: &Layout) -> Result<Vec<String>, Error> {
 fn apiserver(dir: &str) -> Vec<String> {
     // `dir` comes after the split at spaces: a path may have some.
     let flags = format!(
-        "--etcd-servers=http://127.0.0.1:2379 --bind-address=0.0.0.0 --advertise-address={NODE} --secure-port=6443
+        "--etcd-servers=http://127.0.0.1:2379 --bind-address=0.0.0.0 --advertise-address={LAN_GATEWAY} --secure-port=6443
          --authorization-mode=Node,RBAC --allow-privileged=true
          --enable-admission-plugins=NodeRestriction,OwnerReferencesPermissionEnforcement
          --service-cluster-ip-range=10.96.0.0/16 --kubelet-preferred-address-types=InternalIP
@@ -188,18 +212,21 @@ fn scheduler(dir: &str) -> Vec<String> {
     )
 }
 
-fn proxy(dir: &str) -> Vec<String> {
+fn proxy(dir: &str, node: &Node) -> Vec<String> {
     // The range of pods only: a host of the LAN is outside the cluster.
-    in_dir(
-        "--kubeconfig=@/proxy.kubeconfig --proxy-mode=nftables --hostname-override=node1 --cluster-cidr=10.244.0.0/17
+    let flags = format!(
+        "--kubeconfig=@/proxy.kubeconfig --proxy-mode=nftables --hostname-override={} --cluster-cidr=10.244.0.0/17
          --conntrack-max-per-core=0",
-        dir,
-    )
+        node.name
+    );
+    in_dir(&flags, dir)
 }
 
-fn kubelet(dir: &str) -> Vec<String> {
-    let flags =
-        format!("--kubeconfig=@/kubelet.kubeconfig --config=@/kubelet.json --hostname-override=node1 --node-ip={NODE}");
+fn kubelet(dir: &str, node: &Node) -> Vec<String> {
+    let (file, name, address) = (kubelet_file(node), node.name, node.address);
+    let flags = format!(
+        "--kubeconfig=@/{file}.kubeconfig --config=@/{file}.json --hostname-override={name} --node-ip={address}"
+    );
     in_dir(&flags, dir)
 }
 
@@ -208,7 +235,7 @@ fn in_dir(flags: &str, dir: &str) -> Vec<String> {
     flags.split_whitespace().map(|flag| flag.replace('@', dir)).collect()
 }
 
-fn kubelet_config(lab: &Layout) -> serde_json::Value {
+fn kubelet_config(lab: &Layout, node: &Node) -> serde_json::Value {
     let dir = lab.kubernetes_dir();
     let file = |name: &str| dir.join(name).display().to_string();
     json!({
@@ -219,7 +246,7 @@ fn kubelet_config(lab: &Layout) -> serde_json::Value {
         "tlsPrivateKeyFile": file("kubelet.key"),
         "containerRuntimeEndpoint": "unix:///run/containerd/containerd.sock",
         "cgroupDriver": "cgroupfs",
-        "cgroupRoot": format!("/{}", lab.tag()),
+        "cgroupRoot": node::cgroup(lab, node),
         "enforceNodeAllocatable": [],
         "failCgroupV1": false,
         "failSwapOn": false,
@@ -259,28 +286,28 @@ async fn ready(lab: &Layout) -> Result<(), Error> {
     .await
 }
 
-/// Waits until the node is Ready and the default service account, which every pod needs, exists.
-async fn node_ready(lab: &Layout) -> Result<(), Error> {
-    let template = "-o=jsonpath={.status.conditions[?(@.type==\"Ready\")].status}";
-    let node = kubectl(lab, &["get", "node", "node1", template])?;
+/// Waits until all nodes are Ready and the default service account, which every pod needs, exists.
+async fn nodes_ready(lab: &Layout, nodes: &[Node]) -> Result<(), Error> {
+    let template = "-o=jsonpath={.items[*].status.conditions[?(@.type==\"Ready\")].status}";
+    let states = kubectl(lab, &["get", "nodes", template])?;
     let account = kubectl(lab, &["get", "serviceaccount", "default", "-o=name"])?;
-    let components = [
-        "kubelet",
-        "kube-proxy",
-        "kube-scheduler",
-        "kube-controller-manager",
-        "containerd",
-    ];
-    wait_until("the Kubernetes node", Duration::from_mins(2), async || {
+    let mut components: Vec<String> = CONTROLLERS.map(str::to_owned).to_vec();
+    for node in nodes {
+        components.extend(ON_NODES.map(|program| node.process(program)));
+        components.push(node.process("containerd"));
+    }
+    let all_ready = vec!["True"; nodes.len()].join(" ");
+    wait_until("the Kubernetes nodes", Duration::from_mins(2), async || {
         running(lab, &components)?;
-        Ok(command::output(&node, None).await?.stdout == "True" && command::output(&account, None).await?.success)
+        Ok(command::output(&states, None).await?.stdout == all_ready && command::output(&account, None).await?.success)
     })
     .await
 }
 
 /// An error naming the component that has ended, and its log.
-fn running(lab: &Layout, components: &[&str]) -> Result<(), Error> {
+fn running(lab: &Layout, components: &[impl AsRef<str>]) -> Result<(), Error> {
     for component in components {
+        let component = component.as_ref();
         if process::find(lab, component)?.is_none() {
             return Err(format!("{component} ended: see {}", lab.log(component).display()).into());
         }

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::cluster::Node;
 use testkit_base::Error;
 
 /// Unix socket paths end at 107 bytes; the longest one below a lab folder (a partner's) needs 33 of them.
@@ -114,14 +115,19 @@ impl Layout {
         self.dir.join("audit.log")
     }
 
-    /// The folder the node's `/var/lib` and `/var/log` are in.
-    pub fn node_dir(&self) -> PathBuf {
-        self.dir.join("node")
+    /// The folder a node's `/var/lib` and `/var/log` are in.
+    pub fn node_dir(&self, node: &Node) -> PathBuf {
+        self.dir.join(node.name)
     }
 
-    /// containerd's socket, as seen from the machine.
-    pub fn containerd_socket(&self) -> PathBuf {
-        self.run_dir().join("node/containerd/containerd.sock")
+    /// A node's `/run`.
+    pub fn node_run_dir(&self, node: &Node) -> PathBuf {
+        self.run_dir().join(node.name)
+    }
+
+    /// containerd's socket of a node, as seen from the machine.
+    pub fn containerd_socket(&self, node: &Node) -> PathBuf {
+        self.node_run_dir(node).join("containerd/containerd.sock")
     }
 }
 

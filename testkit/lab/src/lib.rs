@@ -2,13 +2,14 @@
 //! namespaces of its own, and without a trace after its removal.
 //!
 //! - [`layout`]: names and paths
-//! - [`network`]: the two segments, hosts
+//! - [`cluster`]: which Kubernetes nodes there are
+//! - [`network`]: the two segments, hosts, nodes
 //! - [`process`]: processes and their records
-//! - [`node`]: what the machine lends to the Kubernetes node: mount namespace, cgroup, containerd
+//! - [`node`]: what the machine lends to a Kubernetes node: mount namespace, cgroup, containerd
 //! - [`kubernetes`]: the control plane and kubelet; the table of settings that are not defaults
 //! - [`pki`]: certificates of Kubernetes
 //! - [`images`]: container images of the product
-//! - [`cloud`]: addresses for `LoadBalancer` Services
+//! - [`cloud`]: addresses for `LoadBalancer` Services; [`balancer`]: which node they lead to
 //! - [`hosts`]: the standard hosts and what runs on them
 //! - [`teardown`]: what takes a lab away again
 //!
@@ -25,7 +26,9 @@
 //! # async fn reqwest_from_inside() -> Result<(), testkit_base::Error> { Ok(()) }
 //! ```
 
+pub mod balancer;
 pub mod cloud;
+pub mod cluster;
 pub mod command;
 pub mod hosts;
 pub mod images;

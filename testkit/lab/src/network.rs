@@ -1,18 +1,19 @@
 //! Network namespaces of a lab: one in the middle with the two segments and all routing, and one for each host.
 //!
 //! The LAN (`kn0`, 10.244.0.0/16) has IM&P nodes and pods, the internet (`in0`, 198.51.100.0/24) partners and public DNS.
-//! The middle namespace routes between them without NAT; it is also the Kubernetes node.
+//! The middle namespace routes between them without NAT. The control plane runs in it, and the node of a plain lab is it.
 
 use std::fs;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
+use super::cluster::Node;
 use super::command;
 use super::layout::Layout;
 use testkit_base::Error;
 
-/// The node's address on the LAN, gateway of pods and hosts.
-pub const NODE: Ipv4Addr = Ipv4Addr::new(10, 244, 0, 1);
+/// The middle namespace's address on the LAN, gateway of hosts and nodes; the apiserver's address.
+pub const LAN_GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 244, 0, 1);
 /// The gateway on the internet segment.
 pub const INTERNET_GATEWAY: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
 /// The DNS server, as hosts of the LAN and pods know it.
@@ -33,7 +34,7 @@ impl Segment {
     /// The segment an address belongs to.
     pub fn of(address: Ipv4Addr) -> Result<Self, Error> {
         match address.octets() {
-            // The rest of 10.244.0.0/16 belongs to the node and its pods.
+            // The rest of 10.244.0.0/16 belongs to nodes and pods.
             [10, 244, 100..=255, _] => Ok(Self::Lan),
             [198, 51, 100, 2..=254] => Ok(Self::Internet),
             _ => Err(format!(
@@ -47,7 +48,7 @@ impl Segment {
     /// Its bridge, hosts' interfaces on it, its gateway, its resolver.
     fn parts(self) -> (&'static str, &'static str, Ipv4Addr, Ipv4Addr) {
         match self {
-            Self::Lan => ("kn0", "lan0", NODE, DNS_LAN),
+            Self::Lan => ("kn0", "lan0", LAN_GATEWAY, DNS_LAN),
             Self::Internet => ("in0", "inet0", INTERNET_GATEWAY, DNS_INTERNET),
         }
     }
@@ -96,17 +97,52 @@ pub async fn create(lab: &Layout) -> Result<(), Error> {
     // kube-proxy and the kubelet look for a default route.
     lines.push("route add default dev kn0".to_owned());
     ip(&lines, Some(&tag)).await?;
-    // Loose reverse path: the DNS host answers from either of its addresses.
+    routes(lab, None).await?;
+    write_resolv_conf(lab, None, DNS_LAN)
+}
+
+/// Makes a namespace a router.
+async fn routes(lab: &Layout, host: Option<&str>) -> Result<(), Error> {
+    // Loose reverse path: the DNS host answers from either of its addresses. No redirects: what goes from node to node
+    // passes the middle both ways.
     let settings = [
         "net.ipv4.ip_forward=1",
         "net.ipv4.conf.all.rp_filter=0",
         "net.ipv4.conf.default.rp_filter=0",
+        "net.ipv4.conf.all.send_redirects=0",
+        "net.ipv4.conf.default.send_redirects=0",
     ];
-    let file = format!("--net={}", namespace_file(lab, None).display());
-    let mut words = vec!["nsenter", &file, "--", "sysctl", "-qw"];
+    let interface = if host.is_some() { "lan0" } else { "kn0" };
+    let interface = format!("net.ipv4.conf.{interface}.send_redirects=0");
+    let file = format!("--net={}", namespace_file(lab, host).display());
+    let mut words = vec!["nsenter", &file, "--", "sysctl", "-qw", &interface];
     words.extend(settings);
     command::run(&words).await?;
-    write_resolv_conf(lab, None, DNS_LAN)
+    Ok(())
+}
+
+/// Creates the namespace of a node that is not the middle one; the middle knows the way to its pods.
+pub async fn add_node(lab: &Layout, node: &Node) -> Result<(), Error> {
+    let Some(host) = node.host else {
+        return Ok(());
+    };
+    let (tag, namespace, address) = (lab.tag(), lab.host_namespace(host), node.address);
+    command::run(&command::on_machine(&["ip", "netns", "add", &namespace])).await?;
+    let cables = [
+        format!("link add k-{host} type veth peer name lan0 netns {namespace}"),
+        format!("link set k-{host} master kn0 up"),
+        format!("route add {} via {address}", node.pod_network()),
+    ];
+    let lines = [
+        "link set lo up".to_owned(),
+        format!("addr add {address}/32 dev lan0"),
+        "link set lan0 up".to_owned(),
+        format!("route add {LAN_GATEWAY} dev lan0"),
+        format!("route add default via {LAN_GATEWAY} dev lan0"),
+    ];
+    ip(&cables, Some(&tag)).await?;
+    ip(&lines, Some(&namespace)).await?;
+    routes(lab, node.host).await
 }
 
 /// Creates a host: a namespace with a cable to the segment of each address, a default route and a resolver configuration.

@@ -1,4 +1,4 @@
-//! What the machine lends to a lab's Kubernetes node: a mount namespace in which the node's usual folders are its own, a
+//! What the machine lends to a Kubernetes node of a lab: a mount namespace in which the node's usual folders are its own, a
 //! cgroup, and containerd.
 //!
 //! kubelet, containerd and the CNI plugins have paths built in (`/var/lib/kubelet/device-plugins`, `/var/lib/cni`,
@@ -11,13 +11,14 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use super::cluster::{Node, TWO};
 use super::layout::Layout;
 use super::process::{self, Place};
 use super::{command, network};
 use testkit_base::Error;
 
-/// Name of the process that keeps the node's mount namespace.
-pub const HOLDER: &str = "node";
+/// The process that keeps a node's mount namespace.
+pub const HOLDER: &str = "mounts";
 /// Image of the process that keeps a pod's namespaces.
 pub const PAUSE_IMAGE: &str = "localhost/xf-pause:dev";
 
@@ -31,20 +32,20 @@ const KERNEL: &[(&str, &str)] = &[
     ("kernel/keys/root_maxbytes", "25000000"),
 ];
 
-/// Runs as the first process of the node's mount namespace. Arguments: lab folder, run folder, kernel settings.
+/// Runs as the first process of the node's mount namespace. Arguments: the node's folder, its `/run`, kernel settings.
 const HOLD: &str = r#"
 dir=$0 run=$1; shift
-mount --bind "$dir/node/var-lib" /var/lib
-mount --bind "$dir/node/var-log" /var/log
-for setting; do mount --bind "$dir/node/kernel/$setting" "/proc/sys/$setting"; done
-touch "$dir/node/ready"
-mount --bind "$run/node" /run
+mount --bind "$dir/var-lib" /var/lib
+mount --bind "$dir/var-log" /var/log
+for setting; do mount --bind "$dir/kernel/$setting" "/proc/sys/$setting"; done
+touch "$dir/ready"
+mount --bind "$run" /run
 exec sleep infinity
 "#;
 
 /// Makes the node's folders, cgroup and mount namespace.
-pub async fn create(lab: &Layout) -> Result<(), Error> {
-    let node = lab.node_dir();
+pub async fn create(lab: &Layout, node: &Node) -> Result<(), Error> {
+    let (dir, run) = (lab.node_dir(node), lab.node_run_dir(node));
     for hidden in ["/var/lib", "/var/log", "/run"] {
         if lab.dir().starts_with(hidden) {
             return Err(format!(
@@ -54,66 +55,66 @@ pub async fn create(lab: &Layout) -> Result<(), Error> {
             .into());
         }
     }
-    for folder in [node.join("var-lib"), node.join("var-log"), lab.run_dir().join("node")] {
+    for folder in [&dir.join("var-lib"), &dir.join("var-log"), &run] {
         fs::create_dir_all(folder)?;
     }
     let mut settings = Vec::new();
     for (name, value) in KERNEL {
         if Path::new("/proc/sys").join(name).exists() {
-            let file = node.join("kernel").join(name);
-            fs::create_dir_all(file.parent().unwrap_or(&node))?;
+            let file = dir.join("kernel").join(name);
+            fs::create_dir_all(file.parent().unwrap_or(&dir))?;
             fs::write(file, format!("{value}\n"))?;
             settings.push((*name).to_owned());
         }
     }
-    create_cgroups(lab)?;
+    create_cgroups(lab, node)?;
     let place = Place {
-        network: Some(network::namespace_file(lab, None)),
+        network: Some(network::namespace_file(lab, node.host)),
         ..Place::default()
     };
     let mut words = command::words("unshare --mount --propagation slave sh -ec");
-    words.extend([
-        HOLD.to_owned(),
-        lab.dir().display().to_string(),
-        lab.run_dir().display().to_string(),
-    ]);
+    words.extend([HOLD.to_owned(), dir.display().to_string(), run.display().to_string()]);
     words.extend(settings);
-    let holder = process::start(lab, HOLDER, &place, &words, &BTreeMap::new())?;
+    let name = node.process(HOLDER);
+    let holder = process::start(lab, &name, &place, &words, &BTreeMap::new())?;
     // The last mount hides the lab's run folder from the holder, so the mark before it is not the end: `sleep` is.
     wait_until("the node's mount namespace", Duration::from_secs(10), async || {
         if !holder.alive() {
-            return Err(format!("it ended: see {}", lab.log(HOLDER).display()).into());
+            return Err(format!("it ended: see {}", lab.log(&name).display()).into());
         }
-        let name = fs::read_to_string(format!("/proc/{}/comm", holder.pid)).unwrap_or_default();
-        Ok(node.join("ready").exists() && name.trim() == "sleep")
+        let comm = fs::read_to_string(format!("/proc/{}/comm", holder.pid)).unwrap_or_default();
+        Ok(dir.join("ready").exists() && comm.trim() == "sleep")
     })
     .await
 }
 
 /// Where the node's processes run.
-pub fn place(lab: &Layout) -> Result<Place, Error> {
-    let holder = process::find(lab, HOLDER)?.ok_or_else(|| format!("the node of lab {} is not running", lab.name()))?;
+pub fn place(lab: &Layout, node: &Node) -> Result<Place, Error> {
+    let holder = process::find(lab, &node.process(HOLDER))?;
+    let holder = holder.ok_or_else(|| format!("{} of lab {} is not running", node.name, lab.name()))?;
     Ok(Place {
-        network: Some(network::namespace_file(lab, None)),
+        network: Some(network::namespace_file(lab, node.host)),
         mounts: Some(PathBuf::from(format!("/proc/{}/ns/mnt", holder.pid))),
         resolv_conf: None,
     })
 }
 
 /// Starts containerd and waits until it answers.
-pub async fn start_containerd(lab: &Layout) -> Result<(), Error> {
-    let config = lab.kubernetes_dir().join("containerd.toml");
-    let cni = lab.kubernetes_dir().join("cni");
+pub async fn start_containerd(lab: &Layout, node: &Node) -> Result<(), Error> {
+    let config = lab.kubernetes_dir().join(format!("containerd-{}.toml", node.name));
+    let cni = lab.kubernetes_dir().join(format!("cni-{}", node.name));
     fs::create_dir_all(&cni)?;
     // ptp, not bridge: every packet between pods passes the node's IP layer, where Services and policies act.
+    let [first, last] = node.pod_range().map(|address| address.to_string());
     let network = serde_json::json!({
         "cniVersion": "1.0.0", "name": "lab",
         "plugins": [{
             "type": "ptp", "ipMasq": false,
             "ipam": {
                 "type": "host-local",
-                "ranges": [[{"subnet": "10.244.0.0/16", "rangeStart": "10.244.1.0", "rangeEnd": "10.244.99.255",
-                             "gateway": network::NODE.to_string()}]],
+                // The plugin wants the gateway in the subnet.
+                "ranges": [[{"subnet": "10.244.0.0/16", "rangeStart": first, "rangeEnd": last,
+                             "gateway": node.address.to_string()}]],
                 "routes": [{"dst": "0.0.0.0/0"}]
             }
         }]
@@ -149,26 +150,37 @@ disabled_plugins = [
         ),
     )?;
     let words = vec!["containerd".to_owned(), "-c".to_owned(), config.display().to_string()];
-    let containerd = process::start(lab, "containerd", &place(lab)?, &words, &BTreeMap::new())?;
+    let name = node.process("containerd");
+    let containerd = process::start(lab, &name, &place(lab, node)?, &words, &BTreeMap::new())?;
     wait_until("containerd", Duration::from_mins(1), async || {
         if !containerd.alive() {
-            return Err(format!("it ended: see {}", lab.log("containerd").display()).into());
+            return Err(format!("it ended: see {}", lab.log(&name).display()).into());
         }
-        let socket = lab.containerd_socket();
+        let socket = lab.containerd_socket(node);
         let words = ["ctr".as_ref(), "-a".as_ref(), socket.as_os_str(), "version".as_ref()];
         Ok(command::output(&words, None).await?.success)
     })
     .await
 }
 
-/// Makes an image archive known to the node.
-pub async fn import(lab: &Layout, archive: &Path) -> Result<(), Error> {
-    let socket = lab.containerd_socket();
+/// Makes an image archive known to a node.
+pub async fn import(lab: &Layout, node: &Node, archive: &Path) -> Result<(), Error> {
+    let socket = lab.containerd_socket(node);
     let mut words = vec!["ctr".into(), "-a".into(), socket.into_os_string()];
     words.extend(["-n", "k8s.io", "images", "import"].map(Into::into));
     words.push(archive.as_os_str().to_owned());
     command::run(&words).await?;
     Ok(())
+}
+
+/// The nodes of a running lab, as far as their names go.
+pub fn running(lab: &Layout) -> impl Iterator<Item = &'static Node> {
+    TWO.iter().filter(|node| lab.containerd_socket(node).exists())
+}
+
+/// A node's cgroup below the root, as the kubelet names it.
+pub fn cgroup(lab: &Layout, node: &Node) -> String {
+    format!("/{}/{}", lab.tag(), node.name)
 }
 
 /// Where cgroups of this name can be: version 2 has one tree, version 1 one for each controller.
@@ -186,22 +198,28 @@ fn cgroup_paths(lab: &Layout) -> Result<Vec<PathBuf>, Error> {
     Ok(paths)
 }
 
-/// Makes the cgroup that the kubelet puts all pods below.
-fn create_cgroups(lab: &Layout) -> Result<(), Error> {
+/// Makes the cgroup that a node's kubelet puts all pods below.
+fn create_cgroups(lab: &Layout, node: &Node) -> Result<(), Error> {
     for path in cgroup_paths(lab)? {
-        let Some(parent) = path.parent() else {
-            continue;
-        };
-        for controller in ["cpuset", "cpu", "io", "memory", "hugetlb", "pids"] {
-            // Which ones there are differs from machine to machine; the kubelet says what it misses.
-            let _ = fs::write(parent.join("cgroup.subtree_control"), format!("+{controller}"));
-        }
-        fs::create_dir_all(&path)?;
-        for setting in ["cpuset.cpus", "cpuset.mems"] {
-            // Version 1: an empty set lets no process in.
-            if let Ok(value) = fs::read_to_string(parent.join(setting)) {
-                let _ = fs::write(path.join(setting), value);
-            }
+        create_cgroup(&path)?;
+        create_cgroup(&path.join(node.name))?;
+    }
+    Ok(())
+}
+
+fn create_cgroup(path: &Path) -> Result<(), Error> {
+    let Some(parent) = path.parent() else {
+        return Ok(());
+    };
+    for controller in ["cpuset", "cpu", "io", "memory", "hugetlb", "pids"] {
+        // Which ones there are differs from machine to machine; the kubelet says what it misses.
+        let _ = fs::write(parent.join("cgroup.subtree_control"), format!("+{controller}"));
+    }
+    fs::create_dir_all(path)?;
+    for setting in ["cpuset.cpus", "cpuset.mems"] {
+        // Version 1: an empty set lets no process in.
+        if let Ok(value) = fs::read_to_string(parent.join(setting)) {
+            let _ = fs::write(path.join(setting), value);
         }
     }
     Ok(())

@@ -12,7 +12,8 @@ use rcgen::{
 };
 use serde_json::json;
 
-use super::network::NODE;
+use super::cluster::{ONE, TWO};
+use super::network::LAN_GATEWAY;
 use testkit_base::Error;
 
 /// The first address of the Service range: the apiserver, as pods know it.
@@ -80,20 +81,22 @@ impl Authority {
         Ok((params.signed_by(&key, &self.issuer)?.pem(), key.serialize_pem()))
     }
 
-    /// Writes `FILE.crt` and `FILE.key` for a TLS server on the node.
+    /// Writes `FILE.crt` and `FILE.key` for a TLS server on any node.
     pub fn server(&self, dir: &Path, file: &str) -> Result<(), Error> {
-        let node = NODE.to_string();
-        let names = [
-            &node,
+        let nodes = ONE.iter().chain(TWO);
+        let nodes: Vec<String> = nodes.map(|node| node.address.to_string()).collect();
+        let mut names: Vec<&str> = nodes.iter().map(String::as_str).collect();
+        names.extend([
             SERVICE_ADDRESS,
             "127.0.0.1",
             "localhost",
             "node1",
+            "node2",
             "kubernetes",
             "kubernetes.default",
             "kubernetes.default.svc",
             "kubernetes.default.svc.cluster.local",
-        ];
+        ]);
         let (certificate, key) = self.issue(subject(file, None), &names, ExtendedKeyUsagePurpose::ServerAuth)?;
         fs::write(dir.join(format!("{file}.crt")), certificate)?;
         secret(&dir.join(format!("{file}.key")), &key)
@@ -112,7 +115,7 @@ impl Authority {
         let config = json!({
             "apiVersion": "v1", "kind": "Config", "current-context": "lab",
             "clusters": [{"name": "lab", "cluster": {
-                "server": format!("https://{NODE}:6443"),
+                "server": format!("https://{LAN_GATEWAY}:6443"),
                 "certificate-authority-data": STANDARD.encode(&self.certificate)}}],
             "users": [{"name": file, "user": {
                 "client-certificate-data": STANDARD.encode(certificate),

@@ -66,10 +66,15 @@ impl Lab {
         };
         let kubernetes = async {
             if options.kubernetes {
-                kubernetes::start(layout, &archives).await?;
+                kubernetes::start(layout, options.nodes, &archives).await?;
                 let cloud = layout.kubernetes_dir().join("cloud.kubeconfig");
                 let cloud = cloud.display().to_string();
-                self.spawn_testkit(None, "cloud", &["lab", "cloud", "--kubeconfig", &cloud])?;
+                let mut words = vec!["lab", "cloud", "--kubeconfig", &cloud];
+                // The one node that is the middle needs no way to it.
+                let behind = options.nodes.iter().filter(|node| node.host.is_some());
+                let behind: Vec<String> = behind.map(|node| node.address.to_string()).collect();
+                words.extend(behind.iter().flat_map(|address| ["--node", address]));
+                self.spawn_testkit(None, "cloud", &words)?;
             }
             Ok::<_, Error>(())
         };

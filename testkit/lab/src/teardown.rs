@@ -10,7 +10,7 @@ use nix::sys::signal::Signal;
 
 use super::layout::Layout;
 use super::process::{self, Record};
-use super::{command, kubernetes, network, node};
+use super::{cluster, command, kubernetes, network, node};
 use testkit_base::Error;
 
 /// Marks a folder as a lab's: nothing else is ever removed.
@@ -21,24 +21,23 @@ const GRACE: Duration = Duration::from_secs(5);
 
 /// Removes everything; the logs are kept in `keep_logs` if given.
 pub async fn remove(lab: &Layout, keep_logs: Option<&Path>) -> Result<(), Error> {
+    let first: BTreeSet<&str> = kubernetes::stop_first().collect();
     let last = ["kube-apiserver", "etcd", "containerd", node::HOLDER];
-    let kubernetes: BTreeSet<&str> = kubernetes::STOP_ORDER.iter().chain(&last).copied().collect();
-    let (nodes, hosts): (Vec<Record>, Vec<Record>) = process::records(lab)?
-        .into_iter()
-        .partition(|record| kubernetes.contains(record.name.as_str()));
+    let (kubernetes, hosts): (Vec<Record>, Vec<Record>) = process::records(lab)?.into_iter().partition(|record| {
+        let program = cluster::program(&record.name);
+        first.contains(program) || last.contains(&program)
+    });
     end_all(&hosts).await?;
-    end_all(
-        &nodes
-            .iter()
-            .filter(|record| !last.contains(&record.name.as_str()))
-            .cloned()
-            .collect::<Vec<_>>(),
-    )
-    .await?;
+    let (first, rest): (Vec<Record>, Vec<Record>) = kubernetes
+        .into_iter()
+        .partition(|record| first.contains(cluster::program(&record.name)));
+    end_all(&first).await?;
     end_pods(lab).await?;
     // The apiserver waits for etcd when that goes first; pods' tasks outlive a containerd that goes first.
-    for name in last {
-        process::stop(lab, name, GRACE).await?;
+    for program in last {
+        for record in rest.iter().filter(|record| cluster::program(&record.name) == program) {
+            process::stop(lab, &record.name, GRACE).await?;
+        }
     }
     end_inhabitants(lab).await?;
     unmount(lab).await?;

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 mod clouds;
+mod nodes;
 mod operator;
 
 use std::collections::BTreeSet;
