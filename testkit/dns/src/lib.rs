@@ -2,10 +2,11 @@
 //! also the resolver.
 //!
 //! ```text
-//! testkit dns --bind 10.244.200.53 --bind 198.51.100.53 --control 10.244.200.53:8080 [--records FILE]
+//! testkit dns --bind 10.244.200.53 --bind 198.51.100.53 --control 10.244.200.53:8080 [--dual | --records FILE]
 //! ```
 //! - `--bind ADDRESS[:PORT]`, repeatable: UDP and TCP, port 53 unless given
 //! - `--control ADDRESS:PORT`: the HTTP face that changes records (see [`control`])
+//! - `--dual`: the lab's zones with IPv6 addresses beside those of IPv4
 //! - `--records FILE`: YAML list of `{name, type, ttl, values}` instead of the lab's own zones; the SOA and
 //!   NS records of each zone are part of it (an SOA record is what makes a zone)
 //!
@@ -41,6 +42,9 @@ pub struct Args {
     /// Address of the HTTP face that changes records.
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub control: Option<SocketAddr>,
+    /// The lab's own zones as they are with IPv6 beside IPv4.
+    #[arg(long, conflicts_with = "records")]
+    pub dual: bool,
     /// YAML list of records instead of the lab's own zones.
     #[arg(long, value_name = "FILE")]
     pub records: Option<PathBuf>,
@@ -49,6 +53,7 @@ pub struct Args {
 /// Runs `testkit dns` until the process is told to stop.
 pub async fn run(args: Args) -> Result<(), Error> {
     let zones = match &args.records {
+        None if args.dual => Zones::dual_lab()?,
         None => Zones::lab()?,
         Some(path) => {
             let text =

@@ -84,6 +84,27 @@ impl Zones {
         Self::from_records(&records)
     }
 
+    /// The same with IPv6: the subscriber has nothing else, the publisher has none.
+    pub fn dual_lab() -> Result<Self, Error> {
+        let mut zones = Self::lab()?;
+        let mut set = |name: &str, record_type: &str, values: &[&str]| {
+            zones.set(&RecordSpec {
+                name: name.to_owned(),
+                record_type: record_type.to_owned(),
+                ttl: DEFAULT_TTL,
+                values: values.iter().map(ToString::to_string).collect(),
+            })
+        };
+        for zone in ["coluc.com", "vngtp.lab", "ciscotac.net"] {
+            set(&format!("ns1.{zone}"), "AAAA", &["2001:db8:64::53"])?;
+        }
+        set("ecup10s.coluc.com", "A", &[])?;
+        set("ecup10s.coluc.com", "AAAA", &["fd44:0:0:c8::11"])?;
+        set("eft-xwye-a.coluc.com", "AAAA", &["2001:db8::cb00:710a"])?;
+        set("xmpp.vngtp.lab", "AAAA", &["2001:db8:64::20"])?;
+        Ok(zones)
+    }
+
     /// Zones from a list of records; every SOA record makes a zone.
     pub fn from_records(records: &[RecordSpec]) -> Result<Self, Error> {
         let mut zones = Self::default();

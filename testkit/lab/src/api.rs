@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::ErrorKind;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::{Path, PathBuf};
@@ -133,8 +133,9 @@ impl Lab {
 
     /// Adds a host with addresses of the LAN (10.244.100.0 and up) or the internet (198.51.100.2 and up); its default route
     /// and resolver are those of the first address's segment.
-    pub async fn add_host(&self, host: &str, addresses: &[Ipv4Addr]) -> Result<(), Error> {
-        network::add_host(&self.layout, host, addresses).await
+    pub async fn add_host(&self, host: &str, addresses: &[impl Into<IpAddr> + Copy]) -> Result<(), Error> {
+        let addresses: Vec<IpAddr> = addresses.iter().map(|address| (*address).into()).collect();
+        network::add_host(&self.layout, host, &addresses).await
     }
 
     /// Where a host's processes run; `None`: the middle namespace.
@@ -189,7 +190,8 @@ impl Lab {
 
     /// Waits until a TCP port of the lab accepts connections, as seen from the middle namespace; an error at once when
     /// `process` has ended.
-    pub async fn wait_for_port(&self, process: &str, address: Ipv4Addr, port: u16) -> Result<(), Error> {
+    pub async fn wait_for_port(&self, process: &str, address: impl Into<IpAddr>, port: u16) -> Result<(), Error> {
+        let address = address.into();
         let target = format!("/dev/tcp/{address}/{port}");
         let script = format!("exec 3<>{target}");
         wait_until(

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Instant;
 
-use super::cluster::{ONE, TWO};
+use super::cluster::{DUAL, ONE, TWO};
 use super::layout::{self, Layout};
 use super::{Lab, Options, cloud, images, kubernetes, node};
 use testkit_base::Error;
@@ -43,6 +43,9 @@ enum Action {
         /// Two Kubernetes nodes beside the control plane.
         #[arg(long)]
         two_nodes: bool,
+        /// IPv6 before IPv4, everywhere.
+        #[arg(long, conflicts_with = "two_nodes")]
+        dual: bool,
     },
     /// Removes a lab and everything it left on the machine.
     Down {
@@ -100,13 +103,19 @@ pub async fn run(args: Args) -> Result<(), Error> {
             without_kubernetes,
             without_hosts,
             two_nodes,
+            dual,
         } => {
+            let nodes = match (two_nodes, dual) {
+                (true, _) => TWO,
+                (_, true) => DUAL,
+                _ => ONE,
+            };
             let options = Options {
                 name: which.name,
                 dir: which.dir,
                 kubernetes: !without_kubernetes,
                 hosts: !without_hosts,
-                nodes: if two_nodes { TWO } else { ONE },
+                nodes,
             };
             let lab = Lab::up(&options).await?;
             println!("folder: {}", lab.dir().display());

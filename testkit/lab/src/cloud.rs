@@ -3,7 +3,7 @@
 //! kube-proxy then makes the address work: hosts reach the node, which stands for the load balancer. With nodes behind the
 //! middle namespace, [`balancer`] leads an address to one of them.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
@@ -20,42 +20,58 @@ use serde_json::json;
 use super::balancer;
 use testkit_base::Error;
 
-/// The first address given out, 203.0.113.10; the last one is .254.
+/// The first address given out, 203.0.113.10; the last one is .254. In IPv6 the same one in 2001:db8::/96.
 const FIRST: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
 const LAST: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 254);
 
-fn ingress(service: &Service) -> Option<&LoadBalancerIngress> {
-    service
-        .status
-        .as_ref()?
-        .load_balancer
-        .as_ref()?
-        .ingress
-        .as_ref()?
-        .first()
+/// What a Service shows.
+fn shown(service: &Service) -> Vec<IpAddr> {
+    let balancer = service.status.as_ref().and_then(|status| status.load_balancer.as_ref());
+    let ingress: &[LoadBalancerIngress] = balancer.and_then(|known| known.ingress.as_deref()).unwrap_or_default();
+    let ips = ingress.iter().filter_map(|entry| entry.ip.as_ref());
+    ips.filter_map(|ip| ip.parse().ok()).collect()
 }
 
-/// The address that a Service shows.
+/// The address of a Service, in IPv4's words where it has IPv6 alone.
 pub fn address(service: &Service) -> Option<Ipv4Addr> {
-    ingress(service)?.ip.as_ref()?.parse().ok()
+    shown(service).first().map(|ip| match ip {
+        IpAddr::V4(ip) => *ip,
+        IpAddr::V6(ip) => {
+            let [.., a, b, c, d] = ip.octets();
+            Ipv4Addr::new(a, b, c, d)
+        }
+    })
 }
 
-/// The next Service whose status has to change, and the address that it gets or loses: the status of the Services is
+/// The address in each family that the Service has, in its order.
+fn in_families(ip: Ipv4Addr, families: Option<&[String]>) -> Vec<IpAddr> {
+    let six =
+        || Ipv6Addr::from_bits(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0).to_bits() | u128::from(ip.to_bits()));
+    let of = |family: &String| if family == "IPv6" { six().into() } else { ip.into() };
+    families.map_or_else(|| vec![ip.into()], |families| families.iter().map(of).collect())
+}
+
+/// The next Service whose status has to change, and the addresses that it is to show: the status of the Services is
 /// the only memory of which addresses are in use.
-fn plan(services: &[Arc<Service>]) -> Option<(&Service, Option<Ipv4Addr>)> {
+fn plan(services: &[Arc<Service>]) -> Option<(&Service, Vec<IpAddr>)> {
     services.iter().find_map(|service| {
         let spec = service.spec.as_ref()?;
         let balanced = spec.type_.as_deref() == Some("LoadBalancer");
-        match ingress(service) {
-            Some(_) if !balanced => Some((&**service, None)),
-            // A class means another controller.
-            None if balanced && spec.load_balancer_class.is_none() => {
-                let taken: Vec<Ipv4Addr> = services.iter().filter_map(|service| address(service)).collect();
-                let mut all = (FIRST.to_bits()..=LAST.to_bits()).map(Ipv4Addr::from_bits);
-                all.find(|ip| !taken.contains(ip)).map(|free| (&**service, Some(free)))
-            }
-            _ => None,
+        let has = shown(service);
+        if !balanced {
+            return (!has.is_empty()).then(|| (&**service, Vec::new()));
         }
+        // A class means another controller.
+        if spec.load_balancer_class.is_some() {
+            return None;
+        }
+        let ip = address(service).or_else(|| {
+            let taken: Vec<Ipv4Addr> = services.iter().filter_map(|service| address(service)).collect();
+            let mut all = (FIRST.to_bits()..=LAST.to_bits()).map(Ipv4Addr::from_bits);
+            all.find(|ip| !taken.contains(ip))
+        })?;
+        let wanted = in_families(ip, spec.ip_families.as_deref());
+        (wanted != has).then(|| (&**service, wanted))
     })
 }
 
@@ -91,15 +107,15 @@ pub async fn serve(kubeconfig: &Path, nodes: Vec<Ipv4Addr>) -> Result<(), Error>
 
 /// Makes the next change; the event that follows from it leads to the one after that.
 async fn settle(client: &Client, services: &[Arc<Service>]) {
-    let Some((service, ip)) = plan(services) else {
+    let Some((service, ips)) = plan(services) else {
         return;
     };
     let (namespace, name) = (service.namespace().unwrap_or_default(), service.name_any());
-    let ingress = ip.map(|ip| json!([{"ip": ip}]));
+    let ingress: Vec<_> = ips.iter().map(|ip| json!({"ip": ip})).collect();
     let status = Patch::Merge(json!({"status": {"loadBalancer": {"ingress": ingress}}}));
     let api: Api<Service> = Api::namespaced(client.clone(), &namespace);
     match api.patch_status(&name, &PatchParams::default(), &status).await {
-        Ok(_) => println!("{namespace}/{name}: {ip:?}"),
+        Ok(_) => println!("{namespace}/{name}: {ips:?}"),
         // Most often deleted meanwhile; the watch says more.
         Err(error) => println!("{namespace}/{name}: {error}"),
     }
@@ -121,9 +137,25 @@ mod tests {
         service(name, &json!({"type": "LoadBalancer"}), ip)
     }
 
-    /// The name of the Service that is changed next, and its address.
-    fn planned(services: &[Arc<Service>]) -> Option<(String, Option<String>)> {
-        plan(services).map(|(service, ip)| (service.name_any(), ip.map(|ip| ip.to_string())))
+    /// The name of the Service that is changed next, and its addresses.
+    fn planned(services: &[Arc<Service>]) -> Option<(String, String)> {
+        let words = |ips: Vec<IpAddr>| ips.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+        plan(services).map(|(service, ips)| (service.name_any(), words(ips)))
+    }
+
+    #[rstest::rstest]
+    #[case::new(&["IPv6", "IPv4"], "", Some("2001:db8::cb00:710a 203.0.113.10"))]
+    #[case::six_alone(&["IPv6"], "", Some("2001:db8::cb00:710a"))]
+    #[case::a_second_family(&["IPv4", "IPv6"], "203.0.113.12", Some("203.0.113.12 2001:db8::cb00:710c"))]
+    #[case::a_second_family_of_six(&["IPv6", "IPv4"], "2001:db8::cb00:710c", Some("2001:db8::cb00:710c 203.0.113.12"))]
+    #[case::in_order(&["IPv4"], "203.0.113.12", None)]
+    fn a_load_balancer_has_an_address_of_each_family_of_its_service(
+        #[case] families: &[&str],
+        #[case] ip: &str,
+        #[case] expected: Option<&str>,
+    ) {
+        let service = service("a", &json!({"type": "LoadBalancer", "ipFamilies": families}), ip);
+        assert_eq!(planned(&[service]).map(|(_, ips)| ips).as_deref(), expected);
     }
 
     #[test]
@@ -133,7 +165,7 @@ mod tests {
             balanced("b", "203.0.113.12"),
             balanced("c", ""),
         ];
-        assert_eq!(planned(&all), Some(("c".to_owned(), Some("203.0.113.11".to_owned()))));
+        assert_eq!(planned(&all), Some(("c".to_owned(), "203.0.113.11".to_owned())));
     }
 
     #[test]
@@ -150,7 +182,7 @@ mod tests {
     #[test]
     fn a_service_that_is_no_longer_a_load_balancer_loses_its_address() {
         let was = service("a", &json!({"type": "ClusterIP"}), "203.0.113.10");
-        assert_eq!(planned(&[was]), Some(("a".to_owned(), None)));
+        assert_eq!(planned(&[was]), Some(("a".to_owned(), String::new())));
     }
 
     #[test]

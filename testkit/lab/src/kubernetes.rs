@@ -21,6 +21,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -29,7 +30,7 @@ use serde_json::json;
 use super::cluster::{self, Node};
 use super::command;
 use super::layout::{self, Layout};
-use super::network::{self, DNS_LAN, LAN_GATEWAY};
+use super::network::{self, LAN_GATEWAY, LAN_GATEWAY6};
 use super::node::{self, wait_until};
 use super::pki::Authority;
 use super::process::{self, Place};
@@ -58,7 +59,7 @@ pub async fn start(lab: &Layout, nodes: &[Node], images: &[std::path::PathBuf]) 
         fs::write(config, serde_json::to_vec_pretty(&kubelet_config(lab, node))?)?;
     }
     let starter = Starter::new(lab)?;
-    starter.api_server(&audit(lab)?)?;
+    starter.api_server(cluster::dual(nodes), &audit(lab)?)?;
     // Images are unpacked while the apiserver comes up.
     let runtime = async |node| {
         node::start_containerd(lab, node).await?;
@@ -94,7 +95,7 @@ pub async fn start_api_server(lab: &Layout, flags: &[String], clients: &[(&str, 
     for (file, user, group) in clients {
         ca.kubeconfig(&dir, file, user, Some(group))?;
     }
-    Starter::new(lab)?.api_server(flags)?;
+    Starter::new(lab)?.api_server(false, flags)?;
     ready(lab).await
 }
 
@@ -119,9 +120,9 @@ impl<'a> Starter<'a> {
         })
     }
 
-    fn api_server(&self, flags: &[String]) -> Result<(), Error> {
+    fn api_server(&self, dual: bool, flags: &[String]) -> Result<(), Error> {
         self.start(&self.control, "etcd", &etcd(self.lab))?;
-        let flags = [apiserver(&self.dir), flags.to_vec()].concat();
+        let flags = [apiserver(&self.dir, dual), flags.to_vec()].concat();
         self.start(&self.control, "kube-apiserver", &flags)
     }
 
@@ -180,13 +181,19 @@ fn audit(lab: &Layout) -> Result<Vec<String>, Error> {
     ])
 }
 
-fn apiserver(dir: &str) -> Vec<String> {
+fn apiserver(dir: &str, dual: bool) -> Vec<String> {
+    let (bind, advertise, services) = if dual {
+        // The first range is that of Services which ask for nothing, and of the API's own address.
+        ("::", IpAddr::from(LAN_GATEWAY6), "fd96::/112,10.96.0.0/16")
+    } else {
+        ("0.0.0.0", LAN_GATEWAY.into(), "10.96.0.0/16")
+    };
     // `dir` comes after the split at spaces: a path may have some.
     let flags = format!(
-        "--etcd-servers=http://127.0.0.1:2379 --bind-address=0.0.0.0 --advertise-address={LAN_GATEWAY} --secure-port=6443
+        "--etcd-servers=http://127.0.0.1:2379 --bind-address={bind} --advertise-address={advertise} --secure-port=6443
          --authorization-mode=Node,RBAC --allow-privileged=true
          --enable-admission-plugins=NodeRestriction,OwnerReferencesPermissionEnforcement
-         --service-cluster-ip-range=10.96.0.0/16 --kubelet-preferred-address-types=InternalIP
+         --service-cluster-ip-range={services} --kubelet-preferred-address-types=InternalIP
          --service-account-issuer=https://kubernetes.default.svc.cluster.local
          --cert-dir=@ --client-ca-file=@/ca.crt --tls-cert-file=@/apiserver.crt --tls-private-key-file=@/apiserver.key
          --kubelet-certificate-authority=@/ca.crt --kubelet-client-certificate=@/apiserver-kubelet-client.crt
@@ -214,8 +221,10 @@ fn scheduler(dir: &str) -> Vec<String> {
 
 fn proxy(dir: &str, node: &Node) -> Vec<String> {
     // The range of pods only: a host of the LAN is outside the cluster.
+    let six = node.six.map(|six| format!("{}/{},", six.pods.0, six.pods.1));
+    let pods = format!("{}10.244.0.0/17", six.unwrap_or_default());
     let flags = format!(
-        "--kubeconfig=@/proxy.kubeconfig --proxy-mode=nftables --hostname-override={} --cluster-cidr=10.244.0.0/17
+        "--kubeconfig=@/proxy.kubeconfig --proxy-mode=nftables --hostname-override={} --cluster-cidr={pods}
          --conntrack-max-per-core=0",
         node.name
     );
@@ -223,7 +232,10 @@ fn proxy(dir: &str, node: &Node) -> Vec<String> {
 }
 
 fn kubelet(dir: &str, node: &Node) -> Vec<String> {
-    let (file, name, address) = (kubelet_file(node), node.name, node.address);
+    let (file, name) = (kubelet_file(node), node.name);
+    // The first one decides which of a pod's addresses is its first.
+    let addresses = node.families().into_iter().map(|family| family.own.to_string());
+    let address = addresses.collect::<Vec<_>>().join(",");
     let flags = format!(
         "--kubeconfig=@/{file}.kubeconfig --config=@/{file}.json --hostname-override={name} --node-ip={address}"
     );
@@ -252,7 +264,7 @@ fn kubelet_config(lab: &Layout, node: &Node) -> serde_json::Value {
         "failSwapOn": false,
         "evictionHard": {"memory.available": "1Mi"},
         "imageGCHighThresholdPercent": 100,
-        "clusterDNS": [DNS_LAN.to_string()],
+        "clusterDNS": network::resolvers(node.six.is_some()),
         "clusterDomain": "cluster.local",
         "resolvConf": network::resolv_conf(lab, None).display().to_string(),
         "volumePluginDir": "/var/lib/kubelet/volume-plugins",

@@ -11,7 +11,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::cluster::{Node, TWO};
+use super::cluster::{Family, Node, TWO};
 use super::layout::Layout;
 use super::process::{self, Place};
 use super::{command, network};
@@ -105,17 +105,26 @@ pub async fn start_containerd(lab: &Layout, node: &Node) -> Result<(), Error> {
     let cni = lab.kubernetes_dir().join(format!("cni-{}", node.name));
     fs::create_dir_all(&cni)?;
     // ptp, not bridge: every packet between pods passes the node's IP layer, where Services and policies act.
-    let [first, last] = node.pod_range().map(|address| address.to_string());
+    let families = node.families();
+    let range = |family: &Family| {
+        let [first, last] = family.range;
+        // The plugin wants the gateway in the subnet.
+        serde_json::json!([
+            {"subnet": family.subnet, "rangeStart": first, "rangeEnd": last, "gateway": family.own}
+        ])
+    };
+    let to_all = |family: &Family| {
+        let all = if family.own.is_ipv6() { "::/0" } else { "0.0.0.0/0" };
+        serde_json::json!({ "dst": all })
+    };
     let network = serde_json::json!({
         "cniVersion": "1.0.0", "name": "lab",
         "plugins": [{
             "type": "ptp", "ipMasq": false,
             "ipam": {
                 "type": "host-local",
-                // The plugin wants the gateway in the subnet.
-                "ranges": [[{"subnet": "10.244.0.0/16", "rangeStart": first, "rangeEnd": last,
-                             "gateway": node.address.to_string()}]],
-                "routes": [{"dst": "0.0.0.0/0"}]
+                "ranges": families.iter().map(range).collect::<Vec<_>>(),
+                "routes": families.iter().map(to_all).collect::<Vec<_>>(),
             }
         }]
     });

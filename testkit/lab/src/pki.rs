@@ -13,11 +13,13 @@ use rcgen::{
 use serde_json::json;
 
 use super::cluster::{ONE, TWO};
-use super::network::LAN_GATEWAY;
+use super::network::{LAN_GATEWAY, LAN_GATEWAY6};
 use testkit_base::Error;
 
 /// The first address of the Service range: the apiserver, as pods know it.
 const SERVICE_ADDRESS: &str = "10.96.0.1";
+/// The same where IPv6 comes first.
+const SERVICE_ADDRESS6: &str = "fd96::1";
 
 /// A CA and the folder its files are written to.
 pub struct Authority {
@@ -86,7 +88,10 @@ impl Authority {
         let nodes = ONE.iter().chain(TWO);
         let nodes: Vec<String> = nodes.map(|node| node.address.to_string()).collect();
         let mut names: Vec<&str> = nodes.iter().map(String::as_str).collect();
+        let six = LAN_GATEWAY6.to_string();
         names.extend([
+            &six,
+            SERVICE_ADDRESS6,
             SERVICE_ADDRESS,
             "127.0.0.1",
             "localhost",

@@ -2,7 +2,7 @@
 
 use super::api::{Lab, Options, claim, lock, require_root};
 use super::layout::{self, Layout};
-use super::{hosts, images, kubernetes, network, teardown};
+use super::{cluster, hosts, images, kubernetes, network, teardown};
 use std::fs;
 use std::time::Instant;
 use testkit_base::Error;
@@ -57,10 +57,10 @@ impl Lab {
         let checkout = layout::repository().display().to_string();
         fs::write(layout.checkout_file(), checkout)?;
         fs::create_dir_all(layout.logs_dir())?;
-        network::create(layout).await?;
+        network::create(layout, cluster::dual(options.nodes)).await?;
         let hosts = async {
             if options.hosts {
-                hosts::start(self).await?;
+                hosts::start(self, cluster::dual(options.nodes)).await?;
             }
             Ok::<_, Error>(())
         };

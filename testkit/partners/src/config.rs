@@ -39,8 +39,8 @@ pub struct ServerConfig {
     pub kind: Kind,
     /// Folder for configuration, accounts and log; made when absent.
     pub dir: PathBuf,
-    /// Address to listen on: 5269 for servers, 5222 for clients (without TLS: lab only).
-    pub address: IpAddr,
+    /// Addresses to listen on: 5269 for servers, 5222 for clients (without TLS: lab only).
+    pub addresses: Vec<IpAddr>,
     /// The resolver to ask, port 53.
     pub dns: IpAddr,
     /// The server's log; absent: `server.log` in the folder.

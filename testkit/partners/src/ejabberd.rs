@@ -59,7 +59,14 @@ fn certificates(config: &ServerConfig) -> Result<Vec<String>, Error> {
 }
 
 fn configuration(config: &ServerConfig, certificates: &[String]) -> Value {
-    let address = config.address.to_string();
+    let addresses = config.addresses.iter();
+    let listen = addresses.flat_map(|ip| {
+        [
+            // A backlog of 5, the default, loses connections when several servers come at once.
+            json!({"port": 5269, "ip": ip, "backlog": 1024, "module": "ejabberd_s2s_in", "max_stanza_size": 524_288}),
+            json!({"port": 5222, "ip": ip, "module": "ejabberd_c2s"}),
+        ]
+    });
     let per_host: Map<String, Value> = config
         .hosts
         .iter()
@@ -70,17 +77,21 @@ fn configuration(config: &ServerConfig, certificates: &[String]) -> Value {
         "loglevel": "info",
         "hosts": domains,
         "host_config": per_host,
-        "outgoing_s2s_families": ["ipv4"],
-        "outgoing_s2s_ipv4_address": address,
         "auth_method": "internal",
-        "listen": [
-            // A backlog of 5, the default, loses connections when several servers come at once.
-            {"port": 5269, "ip": address, "backlog": 1024, "module": "ejabberd_s2s_in", "max_stanza_size": 524_288},
-            {"port": 5222, "ip": address, "module": "ejabberd_c2s"},
-        ],
+        "listen": listen.collect::<Vec<_>>(),
         "modules": modules(Proof::Any),
     });
     if let Some(root) = root.as_object_mut() {
+        let own = |six: bool| config.addresses.iter().find(|ip| ip.is_ipv6() == six);
+        let families = [("ipv6", own(true)), ("ipv4", own(false))];
+        let families = families
+            .iter()
+            .filter_map(|(family, address)| Some((family, (*address)?)));
+        for (family, address) in families.clone() {
+            root.insert(format!("outgoing_s2s_{family}_address"), json!(address));
+        }
+        let families: Vec<_> = families.map(|(family, _)| family).collect();
+        root.insert("outgoing_s2s_families".to_owned(), json!(families));
         if !certificates.is_empty() {
             root.insert("certfiles".to_owned(), json!(certificates));
         }

@@ -4,6 +4,7 @@
 //! certificate counts (`mod_s2s` reads both options globally); switching TLS off, and certificates, are each host's own.
 
 use std::fmt::Write as _;
+use std::net::IpAddr;
 use std::path::Path;
 use std::process::Command;
 
@@ -39,8 +40,13 @@ fn common<T: Copy + PartialEq>(config: &ServerConfig, what: &str, of: impl Fn(&H
 fn configuration(config: &ServerConfig) -> Result<String, Error> {
     let required = common(config, "whether TLS is required", |host| host.tls == Tls::Required)?;
     let proof = common(config, "whether dialback counts", |host| host.proof)?;
-    let ServerConfig { dir, address, dns, .. } = config;
+    let ServerConfig {
+        dir, addresses, dns, ..
+    } = config;
     let text = |value: &dyn std::fmt::Display| lua_string(&value.to_string());
+    // libunbound asks from the address of the resolver's family.
+    let source = addresses.iter().find(|address| address.is_ipv4() == dns.is_ipv4());
+    let each: Vec<String> = addresses.iter().map(|address| text(address)).collect();
     let path = |path: &Path| lua_string(&path.display().to_string());
     let dialback = match proof {
         Proof::Any => "\"dialback\", ",
@@ -54,8 +60,8 @@ admin_socket = {socket}
 log = {{ {{ levels = {{ min = \"debug\" }}, to = \"file\", filename = {log}, timestamps = \"%Y-%m-%dT%H:%M:%S\" }} }}
 interfaces = {{ {ip} }}
 local_interfaces = {{ {ip} }}
-use_ipv6 = false
-unbound = {{ resolvconf = false; hoststxt = false; forward = {dns}; options = {{ [\"do-not-query-localhost:\"] = \"no\"; [\"outgoing-interface:\"] = {ip}; [\"cache-max-ttl:\"] = \"5\"; [\"cache-max-negative-ttl:\"] = \"5\"; [\"infra-host-ttl:\"] = \"5\" }} }}
+use_ipv6 = {six}
+unbound = {{ resolvconf = false; hoststxt = false; forward = {dns}; options = {{ [\"do-not-query-localhost:\"] = \"no\"; {sources}[\"cache-max-ttl:\"] = \"5\"; [\"cache-max-negative-ttl:\"] = \"5\"; [\"infra-host-ttl:\"] = \"5\" }} }}
 modules_enabled = {{ \"roster\", {dialback}\"saslauth\", \"tls\", \"disco\", \"ping\", \"version\", \"admin_shell\", \"admin_socket\" }}
 -- Without the offline store, who is not there is an error to the sender: nothing waits unseen.
 modules_disabled = {{ \"offline\", \"s2s_bidi\" }}
@@ -70,8 +76,10 @@ certificates = {certificates} -- none are found by name: each host says its own
         data = path(&dir.join("data")),
         socket = path(&dir.join("prosody.sock")),
         log = path(&config.log_file()),
-        ip = text(address),
+        ip = each.join(", "),
+        six = addresses.iter().any(IpAddr::is_ipv6),
         dns = text(dns),
+        sources = source.map(|ip| format!("[\"outgoing-interface:\"] = {}; ", text(ip))).unwrap_or_default(),
         secure = proof == Proof::Certificate,
         certificates = path(&dir.join("no-certificates")),
     );
@@ -141,7 +149,7 @@ mod tests {
         ServerConfig {
             kind: Kind::Prosody,
             dir,
-            address: [198, 51, 100, 20].into(),
+            addresses: vec![[198, 51, 100, 20].into()],
             dns: [198, 51, 100, 53].into(),
             log: None,
             ca: None,

@@ -15,9 +15,9 @@ pub struct ServerArgs {
     /// Folder for configuration, accounts, certificate and log; made when absent.
     #[arg(long)]
     pub dir: PathBuf,
-    /// Address to listen on: 5269 for servers, 5222 for clients (without TLS: lab only).
-    #[arg(long)]
-    pub address: IpAddr,
+    /// Addresses to listen on: 5269 for servers, 5222 for clients (without TLS: lab only).
+    #[arg(long = "address", required = true)]
+    pub addresses: Vec<IpAddr>,
     /// The resolver to ask, port 53.
     #[arg(long)]
     pub dns: IpAddr,
@@ -52,7 +52,7 @@ pub fn run(args: &ServerArgs) -> Result<(), Error> {
     let mut command = prepare(&ServerConfig {
         kind: Kind::Prosody,
         dir,
-        address: args.address,
+        addresses: args.addresses.clone(),
         dns: args.dns,
         log: args.log.clone(),
         ca: None,

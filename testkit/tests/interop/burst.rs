@@ -50,7 +50,7 @@ pub fn start(lab: &Lab, authority: &Authority, ca: &Path) -> Result<(), Error> {
     let mut command = testkit_partners::server::prepare(&ServerConfig {
         kind: MANY.server,
         dir,
-        address: MANY.address.into(),
+        addresses: vec![MANY.address.into()],
         dns: DNS_INTERNET.into(),
         log: Some(MANY.log(lab)),
         ca: Some(ca.to_owned()),

@@ -203,7 +203,7 @@ impl Process {
         let command = testkit_partners::server::prepare(&ServerConfig {
             kind: self.server,
             dir,
-            address: self.address.into(),
+            addresses: vec![self.address.into()],
             dns: DNS_INTERNET.into(),
             log: Some(self.log(lab)),
             ca: Some(ca.to_owned()),

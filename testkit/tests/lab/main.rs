@@ -148,7 +148,8 @@ async fn run_pods(lab: &Lab) -> Result<(), Error> {
         Ok(lab.kubectl(&words).await? == "203.0.113.10")
     })
     .await?;
-    lab.add_host("client", &["198.51.100.77".parse()?]).await
+    lab.add_host("client", &["198.51.100.77".parse::<std::net::IpAddr>()?])
+        .await
 }
 
 /// Which pods answered ten connections of the internet host to the load balancer.
@@ -291,7 +292,10 @@ async fn work_inside_a_lab_uses_its_network_and_its_resolver() {
         .unwrap();
     // A host that is added from inside is there for everybody.
     let copy = lab.clone();
-    let add = async move || copy.add_host("late", &["198.51.100.78".parse()?]).await;
+    let add = async move || {
+        copy.add_host("late", &["198.51.100.78".parse::<std::net::IpAddr>()?])
+            .await
+    };
     lab.inside(add).await.unwrap();
     let late = lab.exec_in(Some("late"), &["ip", "-4", "-o", "addr"]).await.unwrap();
     assert!(late.stdout.contains("198.51.100.78/24"), "{late:?}");
