@@ -116,6 +116,9 @@ stages() {
     stage "$1" migration
 }
 
+# The scenario with IPv6 before IPv4, by the chart, for three namespaces: a lab of its own, which the command removes.
+dual() { "$bin/testkit" demo --name "dual$(test_lab)" --stage dual; }
+
 # Plays the demo's steps and what needs its lab, and removes the lab whatever the outcome; the logs of a failure stay.
 demo_steps() {
   local name status=0
@@ -162,7 +165,7 @@ lab_tests() {
 
 # What is played side by side.
 scenario() { phase "demo" demo_steps; }
-other_labs() { phase "lab tests" lab_tests; }
+other_labs() { phase "dual stack" dual && phase "lab tests" lab_tests; }
 
 # All attacks at once, and a partner's latency meanwhile: of the build that is shipped.
 siege() {

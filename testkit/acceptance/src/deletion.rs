@@ -1,5 +1,6 @@
 //! Deletions when something is in the way: IM&P, its account, the Secret, the spec, or the whole namespace going.
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::{Namespace, Secret};
@@ -222,7 +223,12 @@ fn names_as_given_up(log: &str, sample: &Sample, row: &str) -> bool {
 /// Rows given up, as the operator counts them.
 async fn abandoned(world: &World, sample: &Sample) -> Result<u64, Error> {
     let operator = sample.operator().await?;
-    let metrics = world.page(&format!("http://{}:8081/metrics", operator.address)).await?;
+    let metrics = world
+        .page(&format!(
+            "http://{}/metrics",
+            SocketAddr::new(operator.address()?, 8081)
+        ))
+        .await?;
     let value = metrics
         .lines()
         .find_map(|line| line.split_once("abandoned_rows_total "));

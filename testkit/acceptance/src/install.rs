@@ -74,7 +74,7 @@ pub async fn pods_ready(talk: Talk, _: &World, sample: &Sample) -> Result<(), Er
         })
         .await?;
     for pod in &pods {
-        talk.fact("edge", format_args!("{} is Ready at {}", pod.name, pod.address));
+        talk.fact("edge", format_args!("{} is Ready at {}", pod.name, pod.address()?));
     }
     let namespaces: Api<Namespace> = Api::all(sample.kube.clone());
     for namespace in [OPERATOR.0, &sample.namespace] {

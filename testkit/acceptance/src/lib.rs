@@ -5,12 +5,14 @@
 //! testkit demo --name demo --step 7 --step 11 some steps on a lab that is running
 //! testkit demo --stage beyond --keep          further steps on a lab that is running
 //! testkit demo --stage migration --keep       from Expressway and back, and deletions with something in the way
+//! testkit demo --stage dual                   the scenario with IPv6 before IPv4, by the chart, on a fresh lab
 //! ```
 //! The last line is `demo: N passed, N failed`; the exit status says the same.
 
 mod aftermath;
 mod beyond;
 mod deletion;
+mod dual;
 mod endings;
 mod evidence;
 mod full;
@@ -30,6 +32,7 @@ mod world;
 use report::{Report, Talk};
 use resource::Sample;
 use testkit_base::Error;
+use testkit_lab::cluster::{DUAL, ONE};
 use testkit_lab::{Lab, Options};
 use world::World;
 
@@ -42,6 +45,8 @@ pub enum Stage {
     Beyond,
     /// From Expressway and back, and deletions with something in the way, on such a lab.
     Migration,
+    /// The scenario with IPv6 before IPv4, by an operator that the chart installs for three namespaces.
+    Dual,
 }
 
 /// Arguments of `testkit demo`.
@@ -57,7 +62,7 @@ pub struct Args {
     #[arg(long, value_enum, default_value = "full")]
     pub stage: Stage,
     /// Play only this step, on a lab that is running; may be repeated.
-    #[arg(long, value_parser = clap::value_parser!(u8).range(1..=21))]
+    #[arg(long, value_parser = clap::value_parser!(u8).range(1..=38))]
     pub step: Vec<u8>,
     /// Leave the lab running; without it the lab is removed at the end, its logs kept after a failure.
     #[arg(long)]
@@ -79,6 +84,7 @@ pub async fn run(args: Args) -> Result<(), Error> {
 async fn play(args: Args) -> Result<Report, Error> {
     let options = Options {
         dir: args.dir,
+        nodes: if args.stage == Stage::Dual { DUAL } else { ONE },
         ..Options::named(&args.name)
     };
     let running = matches!(args.stage, Stage::Beyond | Stage::Migration);
@@ -92,7 +98,10 @@ async fn play(args: Args) -> Result<Report, Error> {
     let outcome = lab
         .inside(async move || {
             let world = World::of(inside)?;
-            let sample = Sample::of(&world.lab).await?;
+            let mut sample = Sample::of(&world.lab).await?;
+            if stage == Stage::Dual {
+                dual::adapt(&mut sample);
+            }
             let mut scenario = Scenario {
                 report: Report::only(&steps),
                 world: &world,
@@ -101,6 +110,7 @@ async fn play(args: Args) -> Result<Report, Error> {
             match stage {
                 Stage::Beyond => beyond::play(&mut scenario).await,
                 Stage::Migration => migration::play(&mut scenario).await?,
+                Stage::Dual => dual::play(&mut scenario).await,
                 Stage::Full => full::play(&mut scenario).await,
             }
             Ok(scenario.report)

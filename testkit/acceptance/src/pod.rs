@@ -1,5 +1,7 @@
 //! Pods, as far as steps look at them.
 
+use std::net::IpAddr;
+
 use testkit_base::Error;
 
 use super::report::ensure;
@@ -14,8 +16,8 @@ pub struct Pod {
     pub ready: bool,
     /// Being deleted.
     pub terminating: bool,
-    /// Empty while there is none.
-    pub address: String,
+    /// The first one leads; none at the beginning.
+    pub addresses: Vec<IpAddr>,
     /// Ids of its containers, without the runtime's prefix.
     containers: Vec<String>,
 }
@@ -33,7 +35,12 @@ impl From<k8s_openapi::api::core::v1::Pod> for Pod {
                 .iter()
                 .any(|condition| condition.type_ == "Ready" && condition.status == "True"),
             terminating: pod.metadata.deletion_timestamp.is_some(),
-            address: status.pod_ip.unwrap_or_default(),
+            addresses: status
+                .pod_ips
+                .unwrap_or_default()
+                .iter()
+                .filter_map(|ip| ip.ip.parse().ok())
+                .collect(),
             containers: containers
                 .into_iter()
                 .filter_map(|container| Some(container.container_id?.rsplit_once('/')?.1.to_owned()))
@@ -43,6 +50,12 @@ impl From<k8s_openapi::api::core::v1::Pod> for Pod {
 }
 
 impl Pod {
+    /// Where it is reached.
+    pub fn address(&self) -> Result<IpAddr, Error> {
+        let first = self.addresses.first().copied();
+        first.ok_or_else(|| format!("{} has no address yet", self.name).into())
+    }
+
     /// Resident memory of its processes, in MB: (now, highest so far).
     pub fn memory(&self) -> Result<(f64, f64), Error> {
         let mut total = (0.0, 0.0);

@@ -1,5 +1,6 @@
 //! Steps 3 to 6: rows in IM&P, restarts, IM&P's own federation, public records.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::imp;
@@ -234,9 +235,11 @@ pub async fn records(talk: Talk, world: &World, sample: &Sample) -> Result<(), E
                     .find(|query| {
                         query.name == partner
                             && query.record_type == "SRV"
-                            && operators
-                                .iter()
-                                .any(|operator| query.source.starts_with(&format!("{}:", operator.address)))
+                            && query.source.parse().is_ok_and(|source: SocketAddr| {
+                                operators
+                                    .iter()
+                                    .any(|operator| operator.addresses.contains(&source.ip()))
+                            })
                     })
                     .ok_or_else(|| format!("the operator did not ask for {partner}").into())
             },

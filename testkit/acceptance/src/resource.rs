@@ -50,7 +50,7 @@ fn kind() -> ApiResource {
 pub struct Status {
     observed_generation: Option<i64>,
     pub conditions: Vec<Condition>,
-    edge: EdgeStatus,
+    pub edge: EdgeStatus,
     pub certificate: CertificateStatus,
     pub records: Vec<RecordStatus>,
     pub imp: Vec<ImpStatus>,
@@ -58,9 +58,11 @@ pub struct Status {
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-struct EdgeStatus {
+pub struct EdgeStatus {
     #[serde(default)]
     selector: String,
+    #[serde(default)]
+    pub addresses: Vec<String>,
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -390,7 +392,7 @@ impl Sample {
 }
 
 /// A JSON merge patch (RFC 7396) without removals.
-fn merge(into: &mut Value, patch: Value) {
+pub fn merge(into: &mut Value, patch: Value) {
     match (into, patch) {
         (Value::Object(into), Value::Object(patch)) => {
             for (name, value) in patch {

@@ -1,5 +1,6 @@
 //! The lab as a scenario holds it: the peers' controls, and what Kubernetes says.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -58,6 +59,19 @@ impl World {
         Ok(self.http.get(url).send().await?.error_for_status()?.json().await?)
     }
 
+    /// Sets the values of a record in the lab's DNS; none remove it.
+    pub async fn set_record(&self, name: &str, record_type: &str, values: &[&str]) -> Result<(), Error> {
+        let record = RecordSpec {
+            name: name.to_owned(),
+            record_type: record_type.to_owned(),
+            ttl: 1,
+            values: values.iter().map(ToString::to_string).collect(),
+        };
+        let request = self.http.put(format!("{DNS}/records")).json(&record);
+        request.send().await?.error_for_status()?;
+        Ok(())
+    }
+
     /// The queries that the lab's DNS saw.
     pub async fn dns_queries(&self) -> Result<Vec<QueryRecord>, Error> {
         let url = format!("{DNS}/queries");
@@ -76,7 +90,7 @@ impl World {
     }
 
     async fn admin(&self, pod: &Pod, page: &str) -> Result<String, Error> {
-        let url = format!("http://{}:8080/{page}", pod.address);
+        let url = format!("http://{}/{page}", SocketAddr::new(pod.address()?, 8080));
         self.page(&url).await
     }
 
@@ -99,6 +113,15 @@ pub struct EdgeStatus {
     pub certificate_sha256: Option<String>,
     /// The newest configuration, where it is refused.
     pub rejected: Option<Rejected>,
+    /// To the XCP routers.
+    #[serde(default)]
+    pub links: Vec<Link>,
+}
+
+#[derive(Debug, Deserialize)]
+pub struct Link {
+    pub address: String,
+    pub state: String,
 }
 
 #[derive(Debug, Deserialize)]

@@ -20,7 +20,7 @@ use serde_json::json;
 use super::balancer;
 use testkit_base::Error;
 
-/// The first address given out, 203.0.113.10; the last one is .254. In IPv6 the same one in 2001:db8::/96.
+/// The first address given out, 203.0.113.10; the last one is .254. In IPv6 the same one in `2001:db8::/96`.
 const FIRST: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
 const LAST: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 254);
 

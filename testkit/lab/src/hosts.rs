@@ -47,7 +47,9 @@ pub async fn start(lab: &Lab, dual: bool) -> Result<(), Error> {
         four.iter().map(|four| IpAddr::from(*four)).chain(six).collect()
     };
     let dns = both(&[DNS_LAN, DNS_INTERNET], &[DNS_LAN6, DNS_INTERNET6]);
-    let partner = both(&[PARTNER], &[PARTNER6]);
+    let mut partner = both(&[PARTNER], &[PARTNER6]);
+    // IPv6 first.
+    partner.reverse();
     let subscriber: IpAddr = if dual { SUBSCRIBER6.into() } else { SUBSCRIBER.into() };
     lab.add_host("dns", &dns).await?;
     lab.add_host("ecup10", &[PUBLISHER]).await?;

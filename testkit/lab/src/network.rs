@@ -137,7 +137,7 @@ pub async fn create(lab: &Layout, dual: bool) -> Result<(), Error> {
             let ((bridge, _), (gateway, _)) = (segment.parts(), segment.services(true));
             lines.push(format!("addr add {gateway}/{length} dev {bridge} nodad"));
         }
-        lines.push("-6 route add default dev kn0".to_owned());
+        lines.push("route add ::/0 dev kn0".to_owned());
     }
     ip(&lines, Some(&tag)).await?;
     routes(lab, None).await?;
@@ -243,10 +243,8 @@ pub async fn add_host(lab: &Layout, host: &str, addresses: &[IpAddr]) -> Result<
     for six in [true, false] {
         if at_home.iter().any(|address| address.is_ipv6() == six) {
             let (gateway, resolver) = home.services(six);
-            let family = if six { "-6" } else { "-4" };
-            lines.push(format!(
-                "{family} route add default via {gateway} dev {interface} onlink"
-            ));
+            let all = if six { "::/0" } else { "0.0.0.0/0" };
+            lines.push(format!("route add {all} via {gateway} dev {interface} onlink"));
             resolvers.push(resolver.to_string());
         }
     }

@@ -39,7 +39,8 @@ pub struct ServerConfig {
     pub kind: Kind,
     /// Folder for configuration, accounts and log; made when absent.
     pub dir: PathBuf,
-    /// Addresses to listen on: 5269 for servers, 5222 for clients (without TLS: lab only).
+    /// Addresses to listen on: 5269 for servers, 5222 for clients (without TLS: lab only). Prosody connects to others over
+    /// the family of the first one, ejabberd over each that is here.
     pub addresses: Vec<IpAddr>,
     /// The resolver to ask, port 53.
     pub dns: IpAddr,

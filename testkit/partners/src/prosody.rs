@@ -44,6 +44,8 @@ fn configuration(config: &ServerConfig) -> Result<String, Error> {
         dir, addresses, dns, ..
     } = config;
     let text = |value: &dyn std::fmt::Display| lua_string(&value.to_string());
+    // What is connected to; Prosody of Debian 12 takes IPv4 whenever it has it.
+    let first = addresses.first().map(IpAddr::is_ipv6);
     // libunbound asks from the address of the resolver's family.
     let source = addresses.iter().find(|address| address.is_ipv4() == dns.is_ipv4());
     let each: Vec<String> = addresses.iter().map(|address| text(address)).collect();
@@ -61,6 +63,7 @@ log = {{ {{ levels = {{ min = \"debug\" }}, to = \"file\", filename = {log}, tim
 interfaces = {{ {ip} }}
 local_interfaces = {{ {ip} }}
 use_ipv6 = {six}
+use_ipv4 = {four}
 unbound = {{ resolvconf = false; hoststxt = false; forward = {dns}; options = {{ [\"do-not-query-localhost:\"] = \"no\"; {sources}[\"cache-max-ttl:\"] = \"5\"; [\"cache-max-negative-ttl:\"] = \"5\"; [\"infra-host-ttl:\"] = \"5\" }} }}
 modules_enabled = {{ \"roster\", {dialback}\"saslauth\", \"tls\", \"disco\", \"ping\", \"version\", \"admin_shell\", \"admin_socket\" }}
 -- Without the offline store, who is not there is an error to the sender: nothing waits unseen.
@@ -77,7 +80,8 @@ certificates = {certificates} -- none are found by name: each host says its own
         socket = path(&dir.join("prosody.sock")),
         log = path(&config.log_file()),
         ip = each.join(", "),
-        six = addresses.iter().any(IpAddr::is_ipv6),
+        six = first == Some(true),
+        four = first != Some(true),
         dns = text(dns),
         sources = source.map(|ip| format!("[\"outgoing-interface:\"] = {}; ", text(ip))).unwrap_or_default(),
         secure = proof == Proof::Certificate,
@@ -175,6 +179,29 @@ mod tests {
         let error = configuration(&mixed).unwrap_err().to_string();
         assert!(error.contains("whether TLS is required"), "{error}");
         std::fs::remove_dir_all(&mixed.dir).unwrap();
+    }
+
+    #[rstest::rstest]
+    #[case::four("198.51.100.20", "use_ipv6 = false\nuse_ipv4 = true", "{ \"198.51.100.20\" }")]
+    #[case::both(
+        "2001:db8::20 198.51.100.20",
+        "use_ipv6 = true\nuse_ipv4 = false",
+        "{ \"2001:db8::20\", \"198.51.100.20\" }"
+    )]
+    fn the_first_address_decides_the_family_of_outgoing_streams(
+        #[case] addresses: &str,
+        #[case] families: &str,
+        #[case] listens: &str,
+    ) {
+        let mut dual = config(&[("a.lab", Tls::Required, Proof::Any)]);
+        dual.addresses = addresses.split(' ').map(|text| text.parse().unwrap()).collect();
+        let lua = configuration(&dual).unwrap();
+        assert!(
+            lua.contains(families) && lua.contains(&format!("interfaces = {listens}")),
+            "{lua}"
+        );
+        assert!(lua.contains("[\"outgoing-interface:\"] = \"198.51.100.20\""), "{lua}");
+        std::fs::remove_dir_all(&dual.dir).unwrap();
     }
 
     #[test]
