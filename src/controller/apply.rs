@@ -296,10 +296,12 @@ impl Target<'_> {
             merge(&mut body, json!({"metadata": {"uid": found.uid}}));
         }
         let undone = || {
-            let taken = found.and_then(|found| found.taken(desired)).map(ToString::to_string);
-            let by = taken.unwrap_or_else(|| "it is deleted, or fields are removed".to_owned());
+            let taken = found.and_then(|found| found.taken(desired));
+            let scaled = taken.is_some_and(|field| field.is_at(&["spec", "replicas"]));
+            let by = taken.map(ToString::to_string);
+            let by = by.unwrap_or_else(|| "it is deleted, or fields are removed".to_owned());
             // A HorizontalPodAutoscaler, as a rule.
-            let remedy = if kind == Kind::StatefulSet && by.starts_with("spec.replicas ") {
+            let remedy = if kind == Kind::StatefulSet && scaled {
                 "let it scale the XmppFederation instead"
             } else {
                 "stop that writer"

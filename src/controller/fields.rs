@@ -187,6 +187,15 @@ impl ForeignField {
         let found = self.path.iter().try_fold(wanted, |value, step| step.of(value));
         found.is_some()
     }
+
+    /// Whether it is the field at that path, which leads through no list.
+    pub fn is_at(&self, path: &[&str]) -> bool {
+        let steps = self.path.iter().map(|step| match step {
+            Step::Key(key) => Some(key.as_str()),
+            _ => None,
+        });
+        steps.eq(path.iter().map(|key| Some(*key)))
+    }
 }
 
 impl fmt::Display for ForeignField {
@@ -296,6 +305,16 @@ mod tests {
     }
 
     #[rstest]
+    #[case::itself(&["f:spec", "f:replicas"], true)]
+    #[case::above(&["f:spec"], false)]
+    #[case::below(&["f:spec", "f:replicas", "f:x"], false)]
+    #[case::one_that_begins_alike(&["f:spec", "f:replicasMax"], false)]
+    #[case::an_item(&["f:spec", "k:{\"name\":\"replicas\"}"], false)]
+    fn a_field_is_known_by_its_path(#[case] path: &[&str], #[case] expected: bool) {
+        assert_eq!(field(path).is_at(&["spec", "replicas"]), expected);
+    }
+
+    #[rstest]
     #[case(&["f:spec", "f:podSelector"], true)]
     #[case(&["f:spec", "f:ports", "k:{\"port\":5269,\"protocol\":\"TCP\"}"], true)]
     #[case(&["f:spec", "f:ports", "k:{\"port\":22,\"protocol\":\"TCP\"}"], false)]
@@ -305,10 +324,13 @@ mod tests {
     fn a_field_that_is_wanted_too_is_told_apart_from_an_addition(#[case] path: &[&str], #[case] expected: bool) {
         let wanted = json!({"spec": {"podSelector": {"matchLabels": {"a": "b"}}, "policyTypes": ["Ingress", "Egress"],
             "ports": [{"port": 5269, "protocol": "TCP"}]}});
-        let field = ForeignField {
+        assert_eq!(field(path).is_in(&wanted), expected);
+    }
+
+    fn field(path: &[&str]) -> ForeignField {
+        ForeignField {
             manager: "kubectl".to_owned(),
             path: path.iter().filter_map(|step| Step::parse(step)).collect(),
-        };
-        assert_eq!(field.is_in(&wanted), expected);
+        }
     }
 }
