@@ -33,6 +33,11 @@ impl CertificateNames {
     /// Collects the names of a DER-encoded certificate. Names that are no domains are left out.
     pub fn from_der(der: &[u8]) -> Result<Self, UnreadableCertificate> {
         let (_, certificate) = X509Certificate::from_der(der).map_err(|e| UnreadableCertificate(e.to_string()))?;
+        Ok(Self::of(&certificate))
+    }
+
+    /// The same of a certificate that was read.
+    pub fn of(certificate: &X509Certificate<'_>) -> Self {
         let mut names = Self::default();
         for extension in certificate.extensions() {
             let ParsedExtension::SubjectAlternativeName(san) = extension.parsed_extension() else {
@@ -57,7 +62,7 @@ impl CertificateNames {
                 }
             }
         }
-        Ok(names)
+        names
     }
 
     fn add_dns(&mut self, text: &str) {

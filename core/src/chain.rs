@@ -13,7 +13,8 @@ use rustls::pki_types::pem::PemObject;
 use crate::certificate::CertificateNames;
 use crate::{Domain, Fingerprint, SecretBytes};
 use faults::Faults;
-use path::{Anchors, Link, Path};
+pub use path::Anchors;
+use path::{Link, Path};
 
 /// The PEM text holds no chain.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -61,8 +62,8 @@ pub struct Terms<'a> {
     pub key_name: &'a str,
     /// Domains that it must prove.
     pub names: &'a [Domain],
-    /// Authorities that are known besides the public ones, PEM.
-    pub anchors: &'a [u8],
+    /// Authorities that are known.
+    pub anchors: &'a Anchors,
 }
 
 /// Kinds of faults, the first reason first.
@@ -138,9 +139,8 @@ pub fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, Unreadab
     }
 }
 
-/// Judges the chain in a PEM text.
-pub fn examine(pem: &[u8], terms: &Terms<'_>) -> Result<Examination, UnreadableChain> {
-    let ders = certificates(pem)?;
+/// Judges a chain, the first certificate first ([`certificates`]).
+pub fn examine(ders: &[CertificateDer<'static>], terms: &Terms<'_>) -> Result<Examination, UnreadableChain> {
     let mut faults = Faults::default();
     let mut links = Vec::new();
     for (at, der) in ders.iter().enumerate() {
@@ -151,19 +151,17 @@ pub fn examine(pem: &[u8], terms: &Terms<'_>) -> Result<Examination, UnreadableC
             Err(why) => faults.unreadable(at, &why),
         }
     }
-    let anchors = Anchors::of(terms.anchors);
-    let path = Path::of(&links, &anchors).ok_or(UnreadableChain::Empty)?;
+    let path = Path::of(&links, terms.anchors).ok_or(UnreadableChain::Empty)?;
     let leaf = path.leaf;
-    let names =
-        CertificateNames::from_der(leaf.der).map_err(|error| UnreadableChain::Certificate(error.to_string()))?;
+    let names = CertificateNames::of(&leaf.parsed);
 
     faults.usage_and_strength(&path, terms.shown);
-    faults.key(&ders, leaf, terms);
+    faults.key(ders, leaf, terms);
     faults.dates(&path, terms.now);
     faults.order(&path);
     faults.names(leaf, &names, terms.names);
     if faults.is_empty() {
-        faults.anything_else(&path, &anchors, terms);
+        faults.anything_else(&path, terms);
     }
 
     let weakest = path.weakest();

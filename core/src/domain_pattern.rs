@@ -104,11 +104,6 @@ impl<V> DomainMap<V> {
     pub fn names_itself(&self, domain: &Domain) -> bool {
         self.exact.contains_key(domain)
     }
-
-    /// All values.
-    pub fn values(&self) -> impl Iterator<Item = &V> {
-        self.exact.values().chain(self.below.values())
-    }
 }
 
 impl<V> FromIterator<(DomainPattern, V)> for DomainMap<V> {

@@ -101,9 +101,10 @@ pub fn describe(certificate: &[u8]) -> String {
     )
 }
 
-/// The length of a certificate's RSA key; `None` if it has none.
-pub fn rsa_bits(certificate: &[u8]) -> Option<usize> {
-    PublicKey::of(certificate).filter(PublicKey::is_rsa)?.rsa_bits()
+/// The length of a certificate's RSA key that is too short to prove a name ([`STRONG_RSA_BITS`]); `None` if it has no
+/// such key.
+pub fn weak_rsa_bits(certificate: &[u8]) -> Option<usize> {
+    PublicKey::of(certificate)?.weak_rsa_bits()
 }
 
 /// Hash and padding that TLS 1.3 no longer has (RFC 8446 section 4.2.3).
@@ -196,8 +197,13 @@ impl<'a> PublicKey<'a> {
         RSA.contains(&self.oids[0])
     }
 
+    fn weak_rsa_bits(&self) -> Option<usize> {
+        let bits = self.rsa_bits().filter(|_| self.is_rsa())?;
+        (bits < STRONG_RSA_BITS).then_some(bits)
+    }
+
     fn is_weak_rsa(&self) -> bool {
-        self.is_rsa() && self.rsa_bits().is_some_and(|bits| bits < STRONG_RSA_BITS)
+        self.weak_rsa_bits().is_some()
     }
 
     /// Whether that is how this kind of key signs.

@@ -34,7 +34,7 @@ pub struct Live {
     /// The hosted domains, for look-up.
     pub hosted: HashSet<Domain>,
     /// Who may federate.
-    pub policy: Policy,
+    pub policy: Arc<Policy>,
     /// What dialback keys are made and checked with.
     pub dialback: DialbackSecrets,
     /// Certificates and their checks.
@@ -257,12 +257,13 @@ impl Loader {
         }
         let budget = Budget::new(self.memory.clone(), &config.limits);
         let lookup = self.lookup(&config.dns, budget.dns);
-        let resolver = Resolver::with_lookup(&config, lookup, self.routers.clone());
+        let policy = Arc::new(Policy::new(&config));
+        let resolver = Resolver::with_policy(&config, policy.clone(), lookup, self.routers.clone());
         warnings.extend(budget.warning());
         Ok(Live {
             budget,
             hosted: config.domains.iter().cloned().collect(),
-            policy: Policy::new(&config),
+            policy,
             dialback: DialbackSecrets::new(sign, accept),
             tls,
             resolver: Arc::new(resolver),

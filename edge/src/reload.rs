@@ -314,8 +314,8 @@ fn compare(field: &str, before: &Value, after: &Value, lines: &mut Vec<String>) 
         (Value::Object(old), Value::Object(new)) => {
             let names: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
             for name in names {
-                let of = |map: &'_ serde_json::Map<String, Value>| map.get(name).cloned().unwrap_or_default();
-                compare(&child(name), &of(old), &of(new), lines);
+                let (old, new) = (old.get(name).unwrap_or(&NONE), new.get(name).unwrap_or(&NONE));
+                compare(&child(name), old, new, lines);
             }
         }
         (Value::Array(old), Value::Array(new)) if old.iter().chain(new).any(Value::is_object) => {

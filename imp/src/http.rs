@@ -423,7 +423,7 @@ pub(super) fn only_pinned(leaf: &CertificateDer<'_>) -> Option<String> {
 
 fn weak(leaf: &[u8]) -> Option<String> {
     let least = peer_key::STRONG_RSA_BITS;
-    let bits = peer_key::rsa_bits(leaf).filter(|bits| *bits < least)?;
+    let bits = peer_key::weak_rsa_bits(leaf)?;
     Some(format!(
         "its RSA key has {bits} bits, fewer than {least}, and can only be pinned"
     ))

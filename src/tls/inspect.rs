@@ -40,6 +40,6 @@ pub fn inspect(pem: &str) -> Result<CertificateInfo, Unreadable> {
     Ok(CertificateInfo {
         not_after: time(certificate.validity().not_after)?,
         issuer: certificate.issuer().to_string(),
-        names: CertificateNames::from_der(&block.contents).map_err(|e| Unreadable(e.to_string()))?,
+        names: CertificateNames::of(&certificate),
     })
 }

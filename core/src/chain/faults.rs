@@ -9,7 +9,7 @@ use rustls::{Error, InconsistentKeys};
 
 use x509_parser::x509::X509Version;
 
-use super::path::{Anchors, End, Link, Path};
+use super::path::{End, Link, Path};
 use super::{Fault, FaultKind, Shown, Terms};
 use crate::certificate::CertificateNames;
 use crate::{Domain, SecretBytes, peer_key};
@@ -164,7 +164,7 @@ impl Faults {
     }
 
     /// What is left: constraints of authorities, critical extensions, signatures of known authorities.
-    pub fn anything_else(&mut self, path: &Path<'_>, anchors: &Anchors, terms: &Terms<'_>) {
+    pub fn anything_else(&mut self, path: &Path<'_>, terms: &Terms<'_>) {
         let leaf = path.leaf;
         if leaf.is_self_signed() {
             return;
@@ -173,7 +173,7 @@ impl Faults {
             Shown::ToClients => vec![webpki::KeyUsage::server_auth()],
             Shown::ToServers => vec![webpki::KeyUsage::client_auth(), webpki::KeyUsage::server_auth()],
         };
-        let anchors = anchors.with(path.last());
+        let anchors = terms.anchors.with(path.last());
         let above: Vec<_> = path.links.iter().skip(1).map(|link| link.der.clone()).collect();
         let seconds = u64::try_from(terms.now.as_second()).unwrap_or_default();
         let now = UnixTime::since_unix_epoch(std::time::Duration::from_secs(seconds));
@@ -242,9 +242,7 @@ fn authority(link: &Link<'_>) -> Option<String> {
 
 /// Why its key is too weak or unusual.
 fn weakness(link: &Link<'_>) -> Option<String> {
-    if let Some(bits) = peer_key::rsa_bits(link.der)
-        && bits < peer_key::STRONG_RSA_BITS
-    {
+    if let Some(bits) = peer_key::weak_rsa_bits(link.der) {
         return Some(format!(
             "has an RSA key of {bits} bits, fewer than {}; have it issued for a longer key",
             peer_key::STRONG_RSA_BITS

@@ -77,7 +77,7 @@ impl<'a> Link<'a> {
     /// Whether the key of this has signed that one. Where no library verifies such signatures here, the names
     /// decide; what verifies the whole chain comes last.
     pub fn has_issued(&self, other: &Self) -> bool {
-        let weak = peer_key::rsa_bits(self.der).is_some_and(|bits| bits < peer_key::STRONG_RSA_BITS);
+        let weak = peer_key::weak_rsa_bits(self.der).is_some();
         self.is_named_by(other)
             && match other.parsed.verify_signature(Some(self.parsed.public_key())) {
                 Ok(()) | Err(X509Error::SignatureUnsupportedAlgorithm) => true,
@@ -104,18 +104,24 @@ fn time(time: ASN1Time, beyond: Timestamp) -> Timestamp {
 }
 
 /// Authorities that are known: the public ones, and those that the user trusts.
-pub(super) struct Anchors(Vec<TrustAnchor<'static>>);
+#[derive(Debug, Clone)]
+pub struct Anchors(Vec<TrustAnchor<'static>>);
 
 impl Anchors {
     /// Those of a PEM text besides the public ones; whoever uses the text reports what is wrong with it.
-    pub fn of(pem: &[u8]) -> Self {
-        let own = CertificateDer::pem_slice_iter(pem).filter_map(Result::ok);
-        let own = own.filter_map(|der| Some(webpki::anchor_from_trusted_cert(&der).ok()?.to_owned()));
+    pub fn from_pem(pem: &[u8]) -> Self {
+        let own: Vec<_> = CertificateDer::pem_slice_iter(pem).filter_map(Result::ok).collect();
+        Self::of(&own)
+    }
+
+    /// These besides the public ones.
+    pub fn of(own: &[CertificateDer<'_>]) -> Self {
+        let own = own.iter().filter_map(|der| Some(webpki::anchor_from_trusted_cert(der).ok()?.to_owned()));
         Self(webpki_roots::TLS_SERVER_ROOTS.iter().cloned().chain(own).collect())
     }
 
     /// The same and the last certificate of a path, where that is its own issuer.
-    pub fn with(&self, last: &Link<'_>) -> Vec<TrustAnchor<'static>> {
+    pub(super) fn with(&self, last: &Link<'_>) -> Vec<TrustAnchor<'static>> {
         let mut anchors = self.0.clone();
         if last.is_self_signed() {
             anchors.extend(webpki::anchor_from_trusted_cert(last.der).map(|anchor| anchor.to_owned()));

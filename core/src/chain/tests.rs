@@ -106,9 +106,9 @@ fn examined(pem: &str, key: &str, anchors: &str, shown: Shown, now: Timestamp) -
         key: &secret(key),
         key_name: "tls.key",
         names: &domains(),
-        anchors: anchors.as_bytes(),
+        anchors: &Anchors::from_pem(anchors.as_bytes()),
     };
-    examine(pem.as_bytes(), &terms)
+    examine(&certificates(pem.as_bytes())?, &terms)
 }
 
 /// Faults as `Kind: sentence`, then notes.
@@ -431,9 +431,9 @@ fn keys_of_each_form_and_strength(
         key: &secret(key),
         key_name: "tls.key",
         names: &names,
-        anchors: include_bytes!("fixtures/root.crt"),
+        anchors: &Anchors::from_pem(include_bytes!("fixtures/root.crt")),
     };
-    let found = examine(pem.as_bytes(), &terms).unwrap();
+    let found = examine(&certificates(pem.as_bytes()).unwrap(), &terms).unwrap();
     assert_eq!(kinds(&found), faults, "{}", said(&found));
     assert!(said(&found).contains(words), "{}", said(&found));
     let secret = key.lines().find(|line| line.len() == 64).unwrap_or("no line of a key");

@@ -10,6 +10,7 @@
 //! the domain is not read until it has filled again.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::hash::{BuildHasher, Hash, RandomState};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -46,17 +47,47 @@ pub(super) enum Payer {
 /// stanzas, as many as are not full.
 #[derive(Debug, Default)]
 pub(super) struct Rates {
-    known: Mutex<KnownRates>,
+    known: Mutex<Buckets<DomainPattern, Arc<Rate>>>,
     refused: Mutex<RefusalBuckets>,
 }
 
+#[derive(Debug, Default)]
+struct RefusalBuckets {
+    payers: Buckets<Payer, Fill>,
+    /// By a hash of the bare address: a peer cannot choose it, and it takes little memory.
+    users: Buckets<u64, Fill>,
+    hasher: RandomState,
+}
+
+/// When a bucket will be full again; `None`: it was never used.
+type Fill = Option<Instant>;
+
+trait Bucket {
+    /// Whether it is anything but as good as a new one.
+    fn is_needed(&self, now: Instant) -> bool;
+}
+
+impl Bucket for Fill {
+    fn is_needed(&self, now: Instant) -> bool {
+        self.is_some_and(|at| at > now)
+    }
+}
+
+impl Bucket for Arc<Rate> {
+    fn is_needed(&self, now: Instant) -> bool {
+        // Streams have it, or it is not full.
+        Self::strong_count(self) > 1 || !self.is_full(now)
+    }
+}
+
+/// Buckets, of which those that are not needed are forgotten now and then.
 #[derive(Debug)]
-struct KnownRates {
-    all: HashMap<DomainPattern, Arc<Rate>>,
+struct Buckets<K, B> {
+    all: HashMap<K, B>,
     tidy_at: usize,
 }
 
-impl Default for KnownRates {
+impl<K, B> Default for Buckets<K, B> {
     fn default() -> Self {
         Self {
             all: HashMap::new(),
@@ -65,36 +96,14 @@ impl Default for KnownRates {
     }
 }
 
-#[derive(Debug, Default)]
-struct RefusalBuckets {
-    payers: Buckets<Payer>,
-    /// By a hash of the bare address: a peer cannot choose it, and it takes little memory.
-    users: Buckets<u64>,
-    hasher: RandomState,
-}
-
-#[derive(Debug)]
-struct Buckets<K> {
-    full: HashMap<K, Option<Instant>>,
-    tidy_at: usize,
-}
-
-impl<K> Default for Buckets<K> {
-    fn default() -> Self {
-        Self {
-            full: HashMap::new(),
-            tidy_at: TIDY,
+impl<K: Eq + Hash, B: Bucket> Buckets<K, B> {
+    /// One that may be new.
+    fn entry(&mut self, key: K, now: Instant) -> Entry<'_, K, B> {
+        if self.all.len() >= self.tidy_at {
+            self.all.retain(|_, bucket| bucket.is_needed(now));
+            self.tidy_at = TIDY.max(2 * self.all.len());
         }
-    }
-}
-
-impl<K: Eq + Hash> Buckets<K> {
-    fn of(&mut self, key: K, now: Instant) -> &mut Option<Instant> {
-        if self.full.len() >= self.tidy_at {
-            self.full.retain(|_, full| full.is_some_and(|at| at > now));
-            self.tidy_at = TIDY.max(2 * self.full.len());
-        }
-        self.full.entry(key).or_default()
+        self.all.entry(key)
     }
 }
 
@@ -113,10 +122,10 @@ impl Rates {
         let mut guard = self.refused.lock();
         let refused = &mut *guard;
         let over = user.and_then(|user| {
-            let bucket = refused.users.of(refused.hasher.hash_one(user), now);
-            spend(bucket, USERS, USERS_BURST.saturating_sub(USERS), now)
+            let bucket = refused.users.entry(refused.hasher.hash_one(user), now);
+            spend(bucket.or_default(), USERS, USERS_BURST.saturating_sub(USERS), now)
         });
-        let payer = refused.payers.of(payer, now);
+        let payer = refused.payers.entry(payer, now).or_default();
         RefusalCost {
             until: spend(payer, REFUSED, REFUSED_BURST.saturating_sub(REFUSED), now),
             user_is_over: over.is_some(),
@@ -126,7 +135,7 @@ impl Rates {
     /// Whether what is refused of this user now is to be dropped.
     pub(super) fn is_over(&self, user: &str, now: Instant) -> bool {
         let refused = self.refused.lock();
-        let full = refused.users.full.get(&refused.hasher.hash_one(user));
+        let full = refused.users.all.get(&refused.hasher.hash_one(user));
         let room = USERS_BURST.saturating_sub(USERS);
         full.copied().flatten().is_some_and(|full| full > now + room)
     }
@@ -147,15 +156,8 @@ impl Rates {
         if let Some(rate) = known.all.get(&key).filter(|rate| rate.is_like(&wanted)) {
             return Some(rate.clone());
         }
-        if known.all.len() >= known.tidy_at {
-            // A full one that no stream has is as good as a new one.
-            known
-                .all
-                .retain(|_, rate| Arc::strong_count(rate) > 1 || !rate.is_full(now));
-            known.tidy_at = TIDY.max(2 * known.all.len());
-        }
         let rate = Arc::new(wanted);
-        known.all.insert(key, rate.clone());
+        known.entry(key, now).insert_entry(rate.clone());
         Some(rate)
     }
 }
@@ -171,8 +173,8 @@ pub(super) struct Rate {
 
 #[derive(Debug, Default)]
 struct Full {
-    messages: Option<Instant>,
-    bytes: Option<Instant>,
+    messages: Fill,
+    bytes: Fill,
 }
 
 impl Rate {
@@ -216,7 +218,7 @@ fn cost(amount: u64, per_second: u64) -> Duration {
     Duration::from_nanos(nanos)
 }
 
-fn spend(full: &mut Option<Instant>, cost: Duration, burst: Duration, now: Instant) -> Option<Instant> {
+fn spend(full: &mut Fill, cost: Duration, burst: Duration, now: Instant) -> Option<Instant> {
     let until = full.unwrap_or(now).max(now) + cost;
     *full = Some(until);
     let next = until.checked_sub(burst)?;
@@ -286,8 +288,8 @@ mod tests {
             now += REFUSED;
         }
         let refused = rates.refused.lock();
-        assert!(refused.payers.full.len() <= TIDY);
-        assert!(refused.users.full.len() <= TIDY + 2);
+        assert!(refused.payers.all.len() <= TIDY);
+        assert!(refused.users.all.len() <= TIDY + 2);
     }
 
     #[test]

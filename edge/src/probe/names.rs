@@ -5,7 +5,6 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use super::{Plan, Report};
-use crate::policy::Policy;
 use crate::resolve::{LookupError, S2S_PORT, SrvRecord};
 
 /// Records and addresses that are looked at.
@@ -31,7 +30,8 @@ impl ProbeTarget {
 impl Plan {
     /// The addresses that an edge would try, best ones first.
     pub(super) async fn find(&self, report: &mut Report) -> Vec<ProbeTarget> {
-        if let Some(route) = Policy::new(&self.config).route(&self.domain) {
+        let live = self.live.as_ref();
+        if let Some(route) = live.and_then(|live| live.policy.route(&self.domain)) {
             let mut targets = Vec::new();
             for target in route {
                 report.good(

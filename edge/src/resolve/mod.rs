@@ -224,11 +224,21 @@ impl Resolver {
 
     /// A resolver by this configuration that asks `lookup`, and reads the routers' addresses in `routers`.
     pub fn with_lookup(config: &EdgeConfig, lookup: Arc<dyn Lookup>, routers: Arc<RouterAddresses>) -> Self {
+        Self::with_policy(config, Arc::new(Policy::new(config)), lookup, routers)
+    }
+
+    /// The same with the policy of this configuration.
+    pub fn with_policy(
+        config: &EdgeConfig,
+        policy: Arc<Policy>,
+        lookup: Arc<dyn Lookup>,
+        routers: Arc<RouterAddresses>,
+    ) -> Self {
         Self {
             partners: lookup.for_partners().unwrap_or_else(|| lookup.clone()),
             lookup,
             rules: Arc::new(AddressRules::new(config, routers)),
-            policy: Arc::new(Policy::new(config)),
+            policy,
             bounds: AttemptBounds::default(),
         }
     }

@@ -8,27 +8,25 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 use xmpp_federation_core::SecretBytes;
-use xmpp_federation_core::chain::{self, FaultKind, Nearness, Shown, Terms, UnreadableChain};
+use xmpp_federation_core::chain::{self, Anchors, FaultKind, Nearness, Shown, Terms, UnreadableChain};
 use xmpp_federation_core::edge_config::{CertificateFiles, TrustAnchors};
 
 use super::choice::ShownCertificate;
 use crate::files::{FieldError, ReadFile};
 
-/// The authorities of `tls.trustAnchors.file`, as their file has them; empty without one.
-pub(super) fn read_anchors(anchors: &TrustAnchors, read: &ReadFile<'_>) -> Result<Vec<u8>, FieldError> {
-    let path = anchors.file.as_ref();
-    path.map_or(Ok(Vec::new()), |path| read("tls.trustAnchors.file", path))
-}
-
-pub(super) fn load_roots(anchors: &TrustAnchors, pem: &[u8]) -> Result<RootCertStore, FieldError> {
+/// The authorities that peers' chains must lead to, and those that ours may lead to.
+pub(super) fn load_anchors(
+    anchors: &TrustAnchors,
+    read: &ReadFile<'_>,
+) -> Result<(RootCertStore, Anchors), FieldError> {
     let mut roots = RootCertStore::empty();
+    let mut own = Vec::new();
     if anchors.system {
         roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
     }
     if let Some(path) = &anchors.file {
         let field = "tls.trustAnchors.file";
-        let mut count = 0;
-        for certificate in CertificateDer::pem_slice_iter(pem) {
+        for certificate in CertificateDer::pem_slice_iter(&read(field, path)?) {
             let fail = |why: String| {
                 FieldError::new(
                     field.to_owned(),
@@ -36,10 +34,10 @@ pub(super) fn load_roots(anchors: &TrustAnchors, pem: &[u8]) -> Result<RootCertS
                 )
             };
             let certificate = certificate.map_err(|error| fail(error.to_string()))?;
-            roots.add(certificate).map_err(|error| fail(error.to_string()))?;
-            count += 1;
+            roots.add(certificate.clone()).map_err(|error| fail(error.to_string()))?;
+            own.push(certificate);
         }
-        if count == 0 {
+        if own.is_empty() {
             return Err(FieldError::new(
                 field.to_owned(),
                 format!(
@@ -49,15 +47,14 @@ pub(super) fn load_roots(anchors: &TrustAnchors, pem: &[u8]) -> Result<RootCertS
             ));
         }
     }
-    Ok(roots)
+    Ok((roots, Anchors::of(&own)))
 }
 
 /// What a certificate is loaded with.
 pub(super) struct Loading<'a> {
     pub provider: &'a CryptoProvider,
     pub read: &'a ReadFile<'a>,
-    /// Authorities besides the public ones, PEM.
-    pub anchors: &'a [u8],
+    pub anchors: &'a Anchors,
     pub now: jiff::Timestamp,
 }
 
@@ -87,7 +84,7 @@ pub(super) fn load_certificate(
         names: &[],
         anchors: loading.anchors,
     };
-    let found = chain::examine(&pem, &terms).map_err(unreadable)?;
+    let found = chain::examine(&chain, &terms).map_err(unreadable)?;
     if let Some(fault) = found.faults.iter().find(|fault| fault.kind == FaultKind::Key) {
         return Err(FieldError::new(key_field, fault.sentence.clone()));
     }

@@ -130,9 +130,7 @@ impl Trust {
         now: UnixTime,
     ) -> Result<(), Verdict> {
         let parsed = webpki::EndEntityCert::try_from(leaf).map_err(|error| Verdict::Invalid(unusual(&error)))?;
-        if let Some(bits) = peer_key::rsa_bits(leaf)
-            && bits < peer_key::STRONG_RSA_BITS
-        {
+        if let Some(bits) = peer_key::weak_rsa_bits(leaf) {
             return Err(Verdict::Invalid(format!(
                 "its RSA key has {bits} bits, fewer than {}; {PIN}",
                 peer_key::STRONG_RSA_BITS

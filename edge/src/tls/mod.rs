@@ -128,9 +128,9 @@ impl TlsSettings {
     pub fn load(tls: &Tls, used: bool, read: &ReadFile<'_>) -> Result<Self, FieldError> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let mut warnings = Vec::new();
-        let anchors = files::read_anchors(&tls.trust_anchors, read)?;
+        let (roots, anchors) = files::load_anchors(&tls.trust_anchors, read)?;
         let trust = Arc::new(Trust {
-            roots: files::load_roots(&tls.trust_anchors, &anchors)?,
+            roots,
             revoked: RevocationLists::load(&tls.revocation_lists, read, &mut warnings)?,
             provider: provider.clone(),
         });

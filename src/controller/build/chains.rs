@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use xmpp_federation_core::SecretBytes;
-use xmpp_federation_core::chain::{Examination, Shown, Terms, UnreadableChain, examine};
+use xmpp_federation_core::chain::{Anchors, Examination, Shown, Terms, UnreadableChain, certificates, examine};
 
 use super::material::Certificate;
 use crate::controller::dereference::KubeView;
@@ -49,6 +49,7 @@ pub(super) fn judged(
         let found = view.secrets.key(&reference.name, &reference.key, "the authorities");
         found.ok().map(SecretBytes::expose)
     });
+    let anchors = Anchors::from_pem(anchors.unwrap_or_default());
     let examine = |pem: &[u8], key: &SecretBytes, shown| {
         let terms = Terms {
             now,
@@ -56,9 +57,9 @@ pub(super) fn judged(
             key,
             key_name: "tls.key",
             names: &valid.hosted,
-            anchors: anchors.unwrap_or_default(),
+            anchors: &anchors,
         };
-        examine(pem, &terms)
+        examine(&certificates(pem)?, &terms)
     };
     let brought = |secret: &String, field, shown| {
         let content = view.secrets.get(secret, "a certificate").ok()?;

@@ -119,7 +119,7 @@ pub fn live(config: EdgeConfig) -> Live {
         config_hash: String::new(),
         ignored: Vec::new(),
         hosted: config.domains.iter().cloned().collect::<HashSet<_>>(),
-        policy: Policy::new(&config),
+        policy: Arc::new(Policy::new(&config)),
         dialback: DialbackSecrets::new(SecretBytes::new(SECRET.into()), vec![]),
         tls: TlsSettings::new(Some(server_tls()), Some(client_tls())),
         resolver: Arc::new(Resolver::new(&config)),
