@@ -8,9 +8,7 @@
 
 mod sending;
 
-use std::collections::BTreeMap;
 use std::error::Error as _;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -30,7 +28,7 @@ use super::clock::Stamp;
 use super::error::{CallError, CallErrorKind, Interface};
 use super::resolve::{ClusterResolver, SystemResolver};
 use super::soap::{self, Answer, Element};
-use crate::access::{Credentials, Host, ServerTrust, Target};
+use crate::access::{Credentials, ServerTrust, Target};
 use crate::accounts::{LoginOutcome, Logins};
 use crate::counter::Counter;
 use crate::timings::CALL_TIMEOUT;
@@ -95,7 +93,9 @@ impl Caller {
         logins: Arc<Logins>,
         counter: Arc<dyn Counter>,
     ) -> Result<Self, SetupError> {
-        let mut builder = reqwest::Client::builder()
+        let hosts = target.addresses.iter();
+        let hosts = hosts.map(|(name, given)| (name.clone(), given.host.clone())).collect();
+        let builder = reqwest::Client::builder()
             .tls_backend_preconfigured(tls_config(&target.tls)?)
             .redirect(reqwest::redirect::Policy::none())
             .no_proxy()
@@ -103,17 +103,8 @@ impl Caller {
             .pool_max_idle_per_host(0)
             .connect_timeout(CONNECT_TIMEOUT)
             .connector_layer(AndThenLayer::new(sending::about_to_send));
-        let mut names = BTreeMap::new();
-        for (name, given) in &target.addresses {
-            match &given.host {
-                Host::Address(address) => builder = builder.resolve(name, SocketAddr::new(*address, 0)),
-                Host::Name(host) => {
-                    names.insert(name.clone(), host.clone());
-                }
-            }
-        }
         let client = builder
-            .dns_resolver(Arc::new(ClusterResolver { resolver, names }))
+            .dns_resolver(Arc::new(ClusterResolver { resolver, hosts }))
             .build()
             .map_err(|error| SetupError::Client(target.publisher.clone(), error))?;
         Ok(Self {

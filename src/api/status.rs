@@ -209,15 +209,6 @@ pub struct ImpStatus {
     pub recent_actions: Vec<ActionStatus>,
 }
 
-impl XmppFederationStatus {
-    /// The table of a cluster, by its name in here: before it left the spec it was the entry's, without the publisher.
-    pub fn table_of(&self, name: &str) -> Option<&str> {
-        let entry = name.split(' ').next().unwrap_or(name);
-        let named = |name: &str| self.imp.iter().find(|imp| imp.name == name);
-        named(name).or_else(|| named(entry))?.table.as_deref()
-    }
-}
-
 /// A cluster that left the spec.
 #[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]

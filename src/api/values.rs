@@ -29,13 +29,17 @@ impl JsonSchema for DomainName {
         true
     }
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({
-            "type": "string",
-            "minLength": 1,
-            "maxLength": 253,
-            "x-kubernetes-validations": [{"rule": DOMAIN_RULE, "message": DOMAIN_MESSAGE}],
-        })
+        name_schema(DOMAIN_RULE, DOMAIN_MESSAGE)
     }
+}
+
+fn name_schema(rule: &str, message: &str) -> Schema {
+    json_schema!({
+        "type": "string",
+        "minLength": 1,
+        "maxLength": 253,
+        "x-kubernetes-validations": [{"rule": rule, "message": message}],
+    })
 }
 
 /// A remote domain as written, or all domains below one: `*.partner.example`. The same holds as for [`DomainName`].
@@ -51,12 +55,7 @@ impl JsonSchema for RemoteName {
         true
     }
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({
-            "type": "string",
-            "minLength": 1,
-            "maxLength": 253,
-            "x-kubernetes-validations": [{"rule": PATTERN_RULE, "message": PATTERN_MESSAGE}],
-        })
+        name_schema(PATTERN_RULE, PATTERN_MESSAGE)
     }
 }
 

@@ -116,7 +116,9 @@ impl Anchors {
 
     /// These besides the public ones.
     pub fn of(own: &[CertificateDer<'_>]) -> Self {
-        let own = own.iter().filter_map(|der| Some(webpki::anchor_from_trusted_cert(der).ok()?.to_owned()));
+        let own = own
+            .iter()
+            .filter_map(|der| Some(webpki::anchor_from_trusted_cert(der).ok()?.to_owned()));
         Self(webpki_roots::TLS_SERVER_ROOTS.iter().cloned().chain(own).collect())
     }
 

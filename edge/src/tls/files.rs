@@ -34,7 +34,9 @@ pub(super) fn load_anchors(
                 )
             };
             let certificate = certificate.map_err(|error| fail(error.to_string()))?;
-            roots.add(certificate.clone()).map_err(|error| fail(error.to_string()))?;
+            roots
+                .add(certificate.clone())
+                .map_err(|error| fail(error.to_string()))?;
             own.push(certificate);
         }
         if own.is_empty() {

@@ -1,5 +1,7 @@
 //! Handshakes with tomcat certificates that few libraries take.
 
+use std::collections::BTreeMap;
+
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use rstest::rstest;
 use rustls::server::{ClientHello, ResolvesServerCert};
@@ -9,7 +11,7 @@ use testkit_peer::odd::{Odd, OddIdentity};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::*;
-use crate::access::NodeAddress;
+use crate::access::{Host, NodeAddress};
 use crate::clock::SystemClock;
 use crate::counter::Uncounted;
 use crate::testing::{TestStore, desired};

@@ -57,26 +57,9 @@ pub enum Refusal {
 
 /// Addresses of a host: that given, or what the system resolves.
 async fn addresses(plan: &Plan, host: &str, given: Option<&Host>) -> Result<Vec<IpAddr>, String> {
-    let name: &str = match given {
-        Some(Host::Address(address)) => return Ok(vec![*address]),
-        Some(Host::Name(name)) => name,
-        None => host,
-    };
-    if let Ok(address) = name.parse() {
-        return Ok(vec![address]);
-    }
-    match tokio::time::timeout(CONNECT_TIMEOUT, plan.resolver.addresses(name)).await {
+    match tokio::time::timeout(CONNECT_TIMEOUT, plan.resolver.addresses_of(host, given)).await {
         Err(_) => Err("DNS did not answer in time".to_owned()),
-        Ok(Err(error)) => Err(error.to_string()),
-        Ok(Ok(found)) => {
-            let mut addresses: Vec<IpAddr> = Vec::new();
-            for address in found {
-                if !addresses.contains(&address) {
-                    addresses.push(address);
-                }
-            }
-            Ok(addresses)
-        }
+        Ok(found) => found.map_err(|error| error.to_string()),
     }
 }
 

@@ -1,7 +1,6 @@
 //! Public records: our own, and partners' beside them, each looked at when it is due, and at once when the
 //! question changed.
 
-use std::collections::HashSet;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -55,10 +54,8 @@ fn looked_up(valid: &ValidSpec) -> Vec<Domain> {
     let entries = valid.partners.iter().map(|partner| (partner.domain.clone(), partner));
     let entries: DomainMap<&Partner> = entries.collect();
     let routed = |domain: &Domain| entries.get(domain).is_some_and(|partner| !partner.route.is_empty());
-    let mut known = HashSet::new();
     let named = valid.named_partners();
-    let named = named.filter(|domain| known.insert(*domain) && !routed(domain));
-    named.cloned().collect()
+    named.filter(|domain| !routed(domain)).cloned().collect()
 }
 
 /// The time between two looks.

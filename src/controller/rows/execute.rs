@@ -162,6 +162,8 @@ pub struct PendingCleanup {
     pub since: Timestamp,
     /// What that waits for.
     pub message: String,
+    /// The table of its component ids, by the status.
+    pub table: Option<String>,
     /// Its rows, each with the SQL that removes it by hand.
     pub rows: Vec<String>,
 }
@@ -253,6 +255,7 @@ impl<'a> DroppedCleanups<'a> {
                     name: cluster.name(),
                     since,
                     message,
+                    table: cluster.table.clone(),
                     // By hand nothing is removed either that may be wanted.
                     rows: match cluster.record.unclear {
                         Some(_) => Vec::new(),

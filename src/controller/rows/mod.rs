@@ -105,7 +105,9 @@ fn elapsed(since: Timestamp, until: Timestamp) -> Duration {
 pub struct DroppedCluster {
     /// What its ledger says.
     pub record: DroppedRecord,
-    /// Rows of ours that may stand in its table, each with the SQL that removes it by hand.
+    /// The table of its component ids, by the status.
+    pub table: Option<String>,
+    /// Rows of ours that may stand in that table, each with the SQL that removes it by hand.
     pub rows: Vec<String>,
     /// The entry as it was accepted last; `None`: the ledger does not say it.
     pub entry: Option<ImpSpec>,
@@ -145,7 +147,6 @@ pub fn to_ledger(entry: &ImpSpec, secrets: &Secrets) -> Option<String> {
 }
 
 impl DroppedCluster {
-    /// The status knows which table it is.
     pub fn new(record: DroppedRecord, status: Option<&XmppFederationStatus>) -> Self {
         let reach = record.reach.as_deref().unwrap_or_default();
         let with: ReachedWith = serde_json::from_str(reach).unwrap_or_default();
@@ -153,9 +154,11 @@ impl DroppedCluster {
             entry: serde_json::from_str(reach).ok(),
             accounts: with.accounts,
             rows: Vec::new(),
+            table: None,
             record,
         };
-        let table = status.and_then(|status| status.table_of(&cluster.name()));
+        cluster.table = status.and_then(|status| cluster.told_in(status)?.table.clone());
+        let table = cluster.table.as_deref();
         let row = |row: &Registration| row_left(row.component_id.as_str(), &row.pkid.to_string(), table);
         cluster.rows = cluster.record.rows.iter().map(row).collect();
         cluster

@@ -105,7 +105,7 @@ fn clusters(inputs: &Inputs<'_>, previous: &XmppFederationStatus) -> Vec<ImpStat
             since: pending.since.to_string(),
             message: pending.message.clone(),
         }),
-        table: previous.table_of(&pending.name).map(ToOwned::to_owned),
+        table: pending.table.clone(),
         ..ImpStatus::default()
     });
     // What cannot be read now is leaving as it was.

@@ -18,8 +18,9 @@ pub(super) fn shown(inputs: &Inputs<'_>, before: Option<&PartnersStatus>) -> Par
     if let Some(before) = before.filter(|_| silent || !inputs.effects.records.partners_seen) {
         return before.clone();
     }
-    let (named, failing) = (named(inputs).len(), failing(inputs));
-    let reachable = format!("{}/{named}", named.saturating_sub(failing.len()));
+    let named = named(inputs);
+    let failing = failing(inputs, &named);
+    let reachable = format!("{}/{}", named.len().saturating_sub(failing.len()), named.len());
     let (failing, further) = bounds::first(failing.into_iter().map(|(_, partner)| partner).collect());
     PartnersStatus {
         reachable,
@@ -34,8 +35,7 @@ fn named<'a>(inputs: &Inputs<'a>) -> HashSet<&'a str> {
 
 /// Named partners that fail, each once: first those of which edge pods tell, by name and with the first such pod, then
 /// those whose records fail.
-fn failing<'a>(inputs: &Inputs<'a>) -> Vec<(Option<&'a str>, PartnerTrouble)> {
-    let named = named(inputs);
+fn failing<'a>(inputs: &Inputs<'a>, named: &HashSet<&str>) -> Vec<(Option<&'a str>, PartnerTrouble)> {
     let mut told = BTreeMap::new();
     for (pod, status) in answering(&inputs.view.pods) {
         for failure in &status.failing_partners {
@@ -96,7 +96,8 @@ pub(super) fn verdict(inputs: &Inputs<'_>) -> Verdict {
             "the allow list is empty, so nothing federates; list remote domains in spec.privacy.domains or spec.partners",
         );
     }
-    if let Some(sentence) = sentence(&failing(inputs)) {
+    let named = named(inputs);
+    if let Some(sentence) = sentence(&failing(inputs, &named)) {
         return Verdict::no(Reason::PartnersFailing, sentence);
     }
     if let Some(error) = &inputs.effects.records.partners_error {
@@ -105,7 +106,7 @@ pub(super) fn verdict(inputs: &Inputs<'_>) -> Verdict {
     if !inputs.effects.records.partners_seen {
         return Verdict::unknown(Reason::NotLookedYet, "the records of partners were not looked at yet");
     }
-    if valid.named_partners().next().is_none() {
+    if named.is_empty() {
         return Verdict::unknown(Reason::NoPartners, "no partner is configured by name");
     }
     let mut records = inputs.effects.records.found.iter();

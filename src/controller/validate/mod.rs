@@ -7,6 +7,7 @@ mod partners;
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 use std::str::FromStr;
 
@@ -94,8 +95,7 @@ pub struct ValidSpec {
 }
 
 impl ValidSpec {
-    /// The remote domains that federate and that the spec names themselves; a wildcard names none. A domain may come
-    /// twice.
+    /// The remote domains that federate and that the spec names themselves, each once; a wildcard names none.
     pub fn named_partners(&self) -> impl Iterator<Item = &Domain> {
         let Privacy { mode, domains } = &self.privacy;
         let allowed = domains.iter().filter(|_| *mode == PrivacyMode::AllowList);
@@ -103,7 +103,8 @@ impl ValidSpec {
         let denied = domains.iter().filter(|_| *mode == PrivacyMode::DenyList);
         let denied: DomainMap<()> = denied.map(|domain| (domain.clone(), ())).collect();
         let named = allowed.chain(partners).filter_map(DomainPattern::exact);
-        named.filter(move |domain| denied.get(domain).is_none())
+        let mut known = HashSet::new();
+        named.filter(move |domain| denied.get(domain).is_none() && known.insert(*domain))
     }
 }
 

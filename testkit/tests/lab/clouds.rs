@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use testkit_base::Error;
 use testkit_bench::operator::resource::{self, FIRST};
 use testkit_bench::operator::stage::{self, Dns, NAMESPACES, Stage};
+use testkit_dns::{QueryRecord, RecordSpec};
 use testkit_lab::{layout, node};
 
 use super::operator::{Installation, SOON, create, kubectl, lab, message, read, until};
@@ -17,15 +18,24 @@ use super::operator::{Installation, SOON, create, kubectl, lab, message, read, u
 const SERVER: Ipv4Addr = Ipv4Addr::new(10, 244, 200, 54);
 const BALANCER: &str = "edge-1.elb.example";
 
+fn record(name: &str, kind: &str, values: &[&str]) -> RecordSpec {
+    RecordSpec {
+        name: name.to_owned(),
+        record_type: kind.to_owned(),
+        ttl: 1,
+        values: values.iter().map(|value| (*value).to_owned()).collect(),
+    }
+}
+
 /// DNS whose records can be changed.
 struct Names(String);
 
 impl Names {
     async fn start(stage: &Stage) -> Result<Self, Error> {
-        let zone = |name: &str| json!({"name": name, "type": "SOA", "values": ["ns.example. host.example. 1 3600 600 86400 1"]});
+        let zone = |name: &str| record(name, "SOA", &["ns.example. host.example. 1 3600 600 86400 1"]);
         let file = stage.lab.dir().join("names.yaml");
-        let zones = json!([zone(&format!("{FIRST}.example")), zone("elb.example")]);
-        fs::write(&file, zones.to_string())?;
+        let zones = [zone(&format!("{FIRST}.example")), zone("elb.example")];
+        fs::write(&file, serde_json::to_string(&zones)?)?;
         stage.lab.add_host("names", &[SERVER]).await?;
         let (address, control, file) = (SERVER.to_string(), format!("{SERVER}:8080"), file.display().to_string());
         let words = ["dns", "--bind", &address, "--control", &control, "--records", &file];
@@ -36,7 +46,7 @@ impl Names {
     }
 
     async fn set(&self, name: &str, kind: &str, values: &[&str]) -> Result<(), Error> {
-        let record = json!({"name": name, "type": kind, "ttl": 1, "values": values}).to_string();
+        let record = serde_json::to_string(&record(name, kind, values))?;
         let request = reqwest::Client::new().put(format!("{}/records", self.0));
         let request = request.header("content-type", "application/json").body(record);
         request.send().await?.error_for_status()?;
@@ -46,9 +56,9 @@ impl Names {
     /// Questions for a name up to now.
     async fn seen(&self, name: &str) -> Result<usize, Error> {
         let text = reqwest::get(format!("{}/queries", self.0)).await?.text().await?;
-        let queries: Vec<Value> = serde_json::from_str(&text)?;
-        let asked = queries.iter().filter_map(|query| query.get("name")?.as_str());
-        Ok(asked.filter(|asked| asked.trim_end_matches('.') == name).count())
+        let queries: Vec<QueryRecord> = serde_json::from_str(&text)?;
+        let asked = queries.iter().map(|query| query.name.trim_end_matches('.'));
+        Ok(asked.filter(|asked| *asked == name).count())
     }
 }
 
