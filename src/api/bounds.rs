@@ -9,6 +9,11 @@ use super::status::XmppFederationStatus;
 pub const MESSAGE: usize = 32_768;
 /// Longest message elsewhere in the status: there may be a thousand of them, and an object has 1.5 MB.
 const TEXT: usize = 512;
+/// All own records, of 64 names with two services each, and those of 2,000 partners: the verdict of each is what a new
+/// process goes by while DNS does not answer.
+const RECORDS: usize = 2_200;
+/// Longest messages of all records together, in bytes.
+const RECORDS_TEXT: usize = 600_000;
 /// Links that do not work, and partners that fail, which a status names.
 const NAMED: usize = 16;
 /// Longest value of a request.
@@ -95,9 +100,10 @@ impl XmppFederationStatus {
                 partner.reason = message(&partner.reason, TEXT);
             }
         }
-        self.records.truncate(1200);
+        self.records.truncate(RECORDS);
+        let most = TEXT.min(RECORDS_TEXT / self.records.len().max(1));
         for record in &mut self.records {
-            record.message = message(&record.message, TEXT);
+            record.message = message(&record.message, most);
         }
         self.imp.truncate(32);
         for imp in &mut self.imp {
@@ -185,12 +191,12 @@ mod tests {
                 failing: vec![partner; 50],
                 ..PartnersStatus::default()
             }),
-            records: vec![record; 1500],
+            records: vec![record; 3000],
             imp: vec![ImpStatus::default(); 50],
             ..XmppFederationStatus::default()
         }
         .bounded();
-        assert_eq!(status.records.len(), 1200);
+        assert_eq!(status.records.len(), 2200);
         assert_eq!(status.imp.len(), 32);
         assert_eq!(status.partners.as_ref().unwrap().failing.len(), 16);
         assert!(serde_json::to_vec(&status).unwrap().len() < 1_000_000);

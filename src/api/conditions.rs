@@ -243,8 +243,8 @@ fn mark_last_true(verdict: &mut Verdict, before: Option<&Condition>, now: Timest
     true
 }
 
-/// Conditions of a paused resource: what was, plus Paused.
-pub fn paused(previous: &[Condition], generation: Option<i64>, now: Timestamp) -> Vec<Condition> {
+/// Conditions of a paused resource: what was, plus Paused. `ends`: until when its own certificate is valid.
+pub fn paused(previous: &[Condition], ends: Option<&str>, generation: Option<i64>, now: Timestamp) -> Vec<Condition> {
     let mut conditions: Vec<Condition> = previous
         .iter()
         .filter(|c| c.type_ != "Paused" && c.type_ != "Reconciling")
@@ -264,13 +264,15 @@ pub fn paused(previous: &[Condition], generation: Option<i64>, now: Timestamp) -
         .iter()
         .find(|c| c.type_ == "Paused")
         .map_or_else(|| Time(seconds(now)), |c| c.last_transition_time.clone());
+    let unrenewed = ends.map(|ends| format!(", and the certificate, valid until {ends}, is not renewed"));
+    let unrenewed = unrenewed.unwrap_or_default();
     conditions.push(Condition {
         type_: "Paused".to_owned(),
         status: "True".to_owned(),
         reason: Reason::Paused.as_str().to_owned(),
-        message:
-            "spec.paused is true: nothing is written, to Kubernetes or to IM and Presence; set it to false to go on"
-                .to_owned(),
+        message: format!(
+            "spec.paused is true: nothing is written, to Kubernetes or to IM and Presence{unrenewed}; set it to false to go on"
+        ),
         observed_generation: generation,
         last_transition_time: since,
     });
@@ -475,6 +477,22 @@ mod tests {
     fn the_same_findings_give_the_same_conditions_at_any_time() {
         let first = assemble(&[], Some(1), at(0), &all_true());
         assert_eq!(assemble(&first, Some(1), at(500), &all_true()), first);
+    }
+
+    #[rstest]
+    #[case::a_certificate_of_ours(
+        Some("2027-02-28T00:00:00Z"),
+        "and the certificate, valid until 2027-02-28T00:00:00Z, is not renewed; set"
+    )]
+    #[case::a_brought_one(None, "to IM and Presence; set it to false to go on")]
+    fn a_pause_keeps_what_was_known_and_says_what_it_stops(#[case] ends: Option<&str>, #[case] says: &str) {
+        let good = assemble(&[], Some(1), at(0), &all_true());
+        let conditions = paused(&good, ends, Some(2), at(10));
+        let ready = status(&conditions, "Ready").unwrap();
+        assert_eq!((ready.status.as_str(), ready.observed_generation), ("True", Some(1)));
+        let message = &status(&conditions, "Paused").unwrap().message;
+        assert!(message.contains(says), "{message}");
+        assert_eq!(paused(&conditions, ends, Some(2), at(20)), conditions);
     }
 
     #[test]

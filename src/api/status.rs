@@ -36,7 +36,7 @@ pub struct XmppFederationStatus {
     pub dialback: Option<DialbackStatus>,
     /// Public records.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 1200))]
+    #[schemars(length(max = 2200))]
     pub records: Vec<RecordStatus>,
     /// The clusters of IM and Presence, in the order of the spec; then those that left it and may
     /// still hold rows.
@@ -132,6 +132,9 @@ pub struct PartnerTrouble {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<String>,
 }
+
+/// The source of a certificate that the operator issues itself.
+pub const OWN_AUTHORITY: &str = "OwnAuthority";
 
 /// A certificate.
 #[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq, Eq)]

@@ -15,7 +15,7 @@ use super::status::{self, Inputs};
 use super::validate::Refusal;
 use crate::api::conditions::{self, Findings};
 use crate::api::reasons::Reason;
-use crate::api::status::XmppFederationStatus;
+use crate::api::status::{OWN_AUTHORITY, XmppFederationStatus};
 use crate::api::{STATUS_MANAGER, XmppFederation};
 use crate::runtime::metrics::Resource as ResourceLabel;
 
@@ -111,16 +111,18 @@ pub async fn not_fetched(env: &Environment, object: &XmppFederation, sentence: S
     Ok(Next::OnChange)
 }
 
-/// Nothing is done while `spec.paused` is true.
+/// Nothing is done while `spec.paused` is true. The generation observed last stays the one that was worked on: Ready
+/// says nothing of a later one.
 pub async fn paused(env: &Environment, object: &XmppFederation) -> Result<Next, Error> {
     let previous = object.status.clone().unwrap_or_default();
     let generation = object.metadata.generation;
-    let conditions = conditions::paused(&previous.conditions, generation, Timestamp::now());
-    let status = XmppFederationStatus {
-        conditions,
-        observed_generation: generation,
-        ..previous
-    };
+    let own = previous
+        .certificate
+        .as_ref()
+        .filter(|shown| shown.source == OWN_AUTHORITY);
+    let ends = own.map(|shown| shown.not_after.as_str());
+    let conditions = conditions::paused(&previous.conditions, ends, generation, Timestamp::now());
+    let status = XmppFederationStatus { conditions, ..previous };
     finish(env, object, status, Vec::new()).await?;
     Ok(Next::OnChange)
 }

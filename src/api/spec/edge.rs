@@ -17,7 +17,8 @@ use crate::api::values::{Address, DomainName, Duration, Network, any_object, any
 #[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("!has(self.slots) || self.slots >= self.replicas").message("slots must be at least replicas: each replica needs a component id registered ahead; lower replicas, or raise slots, which restarts Cisco XCP Router on every IM and Presence node").field_path(".slots"))]
-#[x_kube(validation = Rule::new("!has(self.autoscaling) || self.autoscaling.maxReplicas <= (has(self.slots) ? self.slots : 4)").message("autoscaling.maxReplicas must be at most slots, which is 4 if it is absent: each replica needs a component id registered ahead; lower maxReplicas, or raise slots, which restarts Cisco XCP Router on every IM and Presence node").field_path(".autoscaling"))]
+#[x_kube(validation = Rule::new("!has(self.service) || !has(self.service.directTlsNodePort) || (has(self.directTls) && self.directTls.enabled)").message("service.directTlsNodePort has no effect while directTls is not enabled; enable it, or remove the port").field_path(".service"))]
+#[x_kube(validation = Rule::new("!has(self.autoscaling) || !has(self.slots) || self.autoscaling.maxReplicas <= self.slots").message("autoscaling.maxReplicas must be at most slots: each replica needs a component id registered ahead; lower maxReplicas, or raise slots, which restarts Cisco XCP Router on every IM and Presence node").field_path(".autoscaling"))]
 pub struct EdgeSpec {
     /// Public host name: target of the SRV records and base of the realms under which IM and
     /// Presence knows the replicas.

@@ -31,8 +31,10 @@ pub struct ClusterSlots<'a> {
     pub slots: &'a [SlotReport],
 }
 
-/// How many pods may run, of `wanted` ones, while `running` do (`None`: there were none yet).
+/// How many pods may run, of `wanted` ones, while `running` do (`None`: there is no controller yet).
 pub fn pods_to_run(wanted: u16, hosted: &[Domain], clusters: &[ClusterSlots<'_>], running: Option<u16>) -> u16 {
+    // Where none runs there is nothing to leave as it is, and nobody would be served.
+    let running = running.filter(|running| *running > 0);
     // Where all fail, none is excused: it stays as it is.
     let all_fail = clusters.iter().all(|cluster| cluster.failing);
     let allowed = hosted.iter().filter_map(|domain| {
@@ -130,6 +132,11 @@ mod tests {
     // An operator that has just started knows nothing: nobody is started or stopped.
     #[case(3, "", Some(2), 2)]
     #[case(2, "??", Some(2), 2)]
+    // Somebody scaled all away, or the resource had none: that proves nothing, and some have to run.
+    #[case(2, "", Some(0), 2)]
+    #[case(2, "??", Some(0), 2)]
+    #[case(3, "y??", Some(0), 1)]
+    #[case(2, "ny", Some(0), 2)]
     // A lost ledger stops no running pod and starts none.
     #[case(3, "yy?", Some(3), 3)]
     #[case(3, "yy?", Some(2), 2)]

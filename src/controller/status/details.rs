@@ -2,8 +2,8 @@
 
 use super::{Inputs, links, partners};
 use crate::api::status::{
-    ActionStatus, CertificateStatus, DialbackStatus, EdgeStatus, ImpStatus, LeavingStatus, NodeStatus, PendingRestart,
-    RecordStatus, RegistrationStatus, XmppFederationStatus,
+    ActionStatus, CertificateStatus, DialbackStatus, EdgeStatus, ImpStatus, LeavingStatus, NodeStatus, OWN_AUTHORITY,
+    PendingRestart, RecordStatus, RegistrationStatus, XmppFederationStatus,
 };
 use crate::controller::build::chains::ChainField;
 use crate::controller::dereference::EdgePod;
@@ -60,7 +60,7 @@ fn certificate(inputs: &Inputs<'_>, field: ChainField) -> Option<CertificateStat
     let found = chain.found.as_ref().ok()?;
     Some(CertificateStatus {
         source: if chain.authority.is_some() {
-            "OwnAuthority"
+            OWN_AUTHORITY
         } else {
             "Secret"
         }

@@ -1,6 +1,7 @@
 //! `PartnersReachable`: the partners that are configured by name can be reached.
 
 use std::collections::{BTreeMap, HashSet};
+use std::fmt::Write as _;
 
 use xmpp_federation_core::Domain;
 use xmpp_federation_core::edge_config::PrivacyMode;
@@ -11,6 +12,9 @@ use crate::api::conditions::Verdict;
 use crate::api::reasons::Reason;
 use crate::api::status::{PartnerTrouble, PartnersStatus};
 use crate::records::RecordState;
+
+/// Longest list of refused partners in a message, in bytes.
+const REFUSED: usize = 1024;
 
 /// The partners as the status has them; `before`: what it has now.
 pub(super) fn shown(inputs: &Inputs<'_>, before: Option<&PartnersStatus>) -> PartnersStatus {
@@ -89,6 +93,19 @@ fn sentence(failing: &[(Option<&str>, PartnerTrouble)]) -> Option<String> {
 }
 
 pub(super) fn verdict(inputs: &Inputs<'_>) -> Verdict {
+    let mut verdict = reached(inputs);
+    let refused: Vec<String> = inputs.valid.refused_partners().map(ToString::to_string).collect();
+    if !refused.is_empty() {
+        let refused = bounds::list(&refused, ", ", REFUSED);
+        let _ = write!(
+            verdict.message,
+            "; the deny list refuses {refused} of spec.partners; remove them there or from spec.privacy.domains"
+        );
+    }
+    verdict
+}
+
+fn reached(inputs: &Inputs<'_>) -> Verdict {
     let valid = inputs.valid;
     if valid.privacy.mode == PrivacyMode::AllowList && valid.privacy.domains.is_empty() && valid.partners.is_empty() {
         return Verdict::no(
@@ -296,5 +313,27 @@ mod tests {
         assert_eq!(verdict.status, expected, "{}", verdict.message);
         let unknown = (expected == Status::Unknown).then_some("NoPartners");
         assert_eq!(verdict.reason.as_str(), unknown.unwrap_or("AsWanted"));
+    }
+
+    #[rstest]
+    #[case::it("DenyList", &["vngtp.lab"], &["vngtp.lab", "other.lab"], Some("vngtp.lab"))]
+    #[case::one_below("DenyList", &["*.vngtp.lab"], &["a.vngtp.lab"], Some("a.vngtp.lab"))]
+    #[case::all_below("DenyList", &["*.vngtp.lab"], &["*.vngtp.lab"], Some("*.vngtp.lab"))]
+    #[case::beside("DenyList", &["*.vngtp.lab"], &["vngtp.lab"], None)]
+    #[case::admitted("AllowList", &["vngtp.lab"], &["vngtp.lab"], None)]
+    fn a_partner_that_the_deny_list_refuses_is_told(
+        #[case] mode: &str,
+        #[case] listed: &[&str],
+        #[case] partners: &[&str],
+        #[case] refused: Option<&str>,
+    ) {
+        let mut world = world("/privacy", json!({"mode": mode, "domains": listed}));
+        let partners = partners.iter().map(|name| json!({"domain": name}));
+        world.valid.partners = partners.map(|entry| serde_json::from_value(entry).unwrap()).collect();
+        let message = verdict(&world, Type::PartnersReachable).message;
+        let said = message.split_once("the deny list refuses ").map(|(_, rest)| rest);
+        let expected =
+            refused.map(|name| format!("{name} of spec.partners; remove them there or from spec.privacy.domains"));
+        assert_eq!(said, expected.as_deref(), "{message}");
     }
 }

@@ -34,22 +34,25 @@ pub(super) fn proxy_sources(problems: &mut Problems, spec: &XmppFederationSpec) 
     )
 }
 
-/// Fields that the type of the Service leaves without effect; Kubernetes itself refuses most of them.
-pub(super) fn service(problems: &mut Problems, spec: &ServiceSpec) {
+/// Fields that the type of the Service, or what is served, leaves without effect; Kubernetes itself refuses most of them.
+pub(super) fn service(problems: &mut Problems, spec: &ServiceSpec, direct_tls: bool) {
     let mut refuse = |fields: &[(&str, bool)], why: &str| {
         let given = fields.iter().filter(|(_, given)| *given);
         let sentence = |(field, _): &(&str, bool)| format!("spec.edge.service.{field}: {why}");
         problems.0.extend(given.map(sentence));
     };
     let health_check = ("healthCheckNodePort", spec.health_check_node_port.is_some());
+    let direct_port = ("directTlsNodePort", spec.direct_tls_node_port.is_some());
     if spec.type_ == ServiceType::ClusterIP {
-        let node_ports = [
-            ("nodePort", spec.node_port.is_some()),
-            ("directTlsNodePort", spec.direct_tls_node_port.is_some()),
-        ];
+        let node_ports = [("nodePort", spec.node_port.is_some()), direct_port];
         refuse(
             &node_ports,
             "a Service of type ClusterIP has no node port; remove it, or choose type NodePort or LoadBalancer",
+        );
+    } else if !direct_tls {
+        refuse(
+            &[direct_port],
+            "has no effect while spec.edge.directTls is not enabled; enable that, or remove the port",
         );
     }
     if spec.type_ != ServiceType::LoadBalancer {

@@ -100,11 +100,26 @@ impl ValidSpec {
         let Privacy { mode, domains } = &self.privacy;
         let allowed = domains.iter().filter(|_| *mode == PrivacyMode::AllowList);
         let partners = self.partners.iter().map(|partner| &partner.domain);
-        let denied = domains.iter().filter(|_| *mode == PrivacyMode::DenyList);
-        let denied: DomainMap<()> = denied.map(|domain| (domain.clone(), ())).collect();
+        let denied = self.denied();
         let named = allowed.chain(partners).filter_map(DomainPattern::exact);
         let mut known = HashSet::new();
         named.filter(move |domain| denied.get(domain).is_none() && known.insert(*domain))
+    }
+
+    /// Entries of partners that the deny list refuses.
+    pub fn refused_partners(&self) -> impl Iterator<Item = &DomainPattern> {
+        let denied = self.denied();
+        let partners = self.partners.iter().map(|partner| &partner.domain);
+        partners.filter(move |pattern| match pattern.exact() {
+            Some(domain) => denied.get(domain).is_some(),
+            None => self.privacy.mode == PrivacyMode::DenyList && self.privacy.domains.contains(pattern),
+        })
+    }
+
+    fn denied(&self) -> DomainMap<()> {
+        let Privacy { mode, domains } = &self.privacy;
+        let denied = domains.iter().filter(|_| *mode == PrivacyMode::DenyList);
+        denied.map(|domain| (domain.clone(), ())).collect()
     }
 }
 
@@ -212,6 +227,13 @@ pub fn run<'a>(
             "spec.edge.slots: {slots} is less than replicas ({replicas}); each replica needs a component id registered ahead: lower replicas, or set slots to {replicas}, which restarts Cisco XCP Router on every node"
         ));
     }
+    let most = spec.edge.autoscaling.as_ref().map(|scaling| scaling.max_replicas);
+    if let Some(most) = most.filter(|most| *most > i32::from(slots.count)) {
+        problems.0.push(format!(
+            "spec.edge.autoscaling.maxReplicas: {most} is above slots ({slots_are}); each replica needs a component id registered ahead: lower it, or set slots to {most}, which restarts Cisco XCP Router on every node",
+            slots_are = slots.to_string().trim_end_matches(',')
+        ));
+    }
     let public_addresses = problems.all(
         "spec.edge.publicAddresses",
         spec.edge.public_addresses.iter().map(|a| a.0.as_str()),
@@ -227,10 +249,10 @@ pub fn run<'a>(
         spec.dns.allow_private_targets.iter().map(|n| n.0.as_str()),
         A_NETWORK,
     );
-    service(&mut problems, &spec.edge.service);
+    let direct_tls = spec.edge.direct_tls.as_ref().is_some_and(|d| d.enabled);
+    service(&mut problems, &spec.edge.service, direct_tls);
     let proxy_sources = proxy_sources(&mut problems, spec);
     let partners = partners(&mut problems, spec);
-    let direct_tls = spec.edge.direct_tls.as_ref().is_some_and(|d| d.enabled);
     if direct_tls && spec.tls.mode == TlsMode::Disabled {
         problems.0.push(
             "spec.edge.directTls: is enabled while spec.tls.mode is Disabled; disable it, or choose Required or Optional"

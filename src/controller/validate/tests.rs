@@ -225,8 +225,9 @@ fn links_go_to_the_port_that_is_given_or_7400(#[case] router: Value, #[case] por
 #[case::no_class(json!({"type": "ClusterIP", "loadBalancerClass": "example.com/lb"}), &["loadBalancerClass: a Service of type ClusterIP has no load balancer"])]
 #[case::no_ranges(json!({"type": "NodePort", "loadBalancerSourceRanges": ["198.51.100.0/24"]}), &["loadBalancerSourceRanges: a Service of type NodePort"])]
 #[case::no_node_ports_of_a_balancer(json!({"type": "NodePort", "allocateLoadBalancerNodePorts": true}), &["allocateLoadBalancerNodePorts: a Service of type NodePort"])]
-#[case::all_of_a_balancer(json!({"nodePort": 31269, "directTlsNodePort": 31270, "healthCheckNodePort": 31271, "loadBalancerIP": "203.0.113.7", "loadBalancerClass": "example.com/lb", "loadBalancerSourceRanges": ["198.51.100.0/24"], "allocateLoadBalancerNodePorts": false}), &[])]
-#[case::of_all_nodes(json!({"type": "NodePort", "nodePort": 31269, "directTlsNodePort": 31270, "externalTrafficPolicy": "Cluster"}), &[])]
+#[case::no_port_of_direct_tls_without_it(json!({"directTlsNodePort": 31270}), &["directTlsNodePort: has no effect while spec.edge.directTls is not enabled; enable that, or remove the port"])]
+#[case::all_of_a_balancer(json!({"nodePort": 31269, "healthCheckNodePort": 31271, "loadBalancerIP": "203.0.113.7", "loadBalancerClass": "example.com/lb", "loadBalancerSourceRanges": ["198.51.100.0/24"], "allocateLoadBalancerNodePorts": false}), &[])]
+#[case::of_all_nodes(json!({"type": "NodePort", "nodePort": 31269, "externalTrafficPolicy": "Cluster"}), &[])]
 #[case::inside(json!({"type": "ClusterIP", "externalTrafficPolicy": "Cluster", "loadBalancerSourceRanges": [], "sessionAffinity": "ClientIP"}), &[])]
 fn a_field_that_the_type_of_the_service_leaves_without_effect_is_refused(#[case] value: Value, #[case] says: &[&str]) {
     let said = match validated(&spec_with("/edge/service", value)) {
@@ -238,6 +239,40 @@ fn a_field_that_the_type_of_the_service_leaves_without_effect_is_refused(#[case]
     for (said, says) in said.iter().zip(says) {
         assert!(said.starts_with(&format!("spec.edge.service.{says}")), "{said}");
     }
+}
+
+#[test]
+fn a_node_port_of_direct_tls_is_taken_where_that_is_served() {
+    for type_ in ["NodePort", "LoadBalancer"] {
+        let mut spec = spec_with("/edge/service", json!({"type": type_, "directTlsNodePort": 31270}));
+        spec.edge.direct_tls = Some(serde_json::from_value(json!({"enabled": true})).unwrap());
+        assert!(validated(&spec).is_ok(), "{type_}");
+    }
+}
+
+/// By the number that the spec gives, else by the recorded one.
+#[rstest]
+#[case::given(Some(6), 2, 6, false)]
+#[case::above_the_given(Some(6), 2, 7, true)]
+#[case::recorded(None, 6, 6, false)]
+#[case::above_the_record(None, 2, 3, true)]
+fn an_autoscaler_stays_within_the_slots(
+    #[case] given: Option<i32>,
+    #[case] recorded: u16,
+    #[case] most: i32,
+    #[case] refused: bool,
+) {
+    let mut spec = spec_with("/edge/autoscaling", json!({"maxReplicas": most}));
+    spec.edge.slots = given;
+    let slots = Slots::of(&spec, None, Some(recorded));
+    let Err(Refusal::Invalid(said)) = run(owner(), &spec, slots, &settings(), &[]) else {
+        panic!("autoscaling is of a later release");
+    };
+    let field = format!(
+        "spec.edge.autoscaling.maxReplicas: {most} is above slots ({}",
+        slots.count
+    );
+    assert_eq!(said.iter().any(|said| said.starts_with(&field)), refused, "{said:?}");
 }
 
 #[rstest]
