@@ -41,6 +41,9 @@ struct Args {
     /// Image of the edge where a resource names none.
     #[arg(long, env = "EDGE_IMAGE")]
     edge_image: String,
+    /// Names of Secrets for pulling that image, separated by commas, where a resource names none.
+    #[arg(long, env = "EDGE_IMAGE_PULL_SECRETS", value_delimiter = ',')]
+    edge_image_pull_secrets: Vec<String>,
     /// Networks of pods and Services, separated by commas: DNS must never lead an edge there.
     #[arg(long, env = "CLUSTER_NETWORKS", value_delimiter = ',')]
     cluster_networks: Vec<Cidr>,
@@ -215,6 +218,7 @@ async fn run(args: Args) -> Result<(), String> {
     let edges = edges::Client::new().map_err(|error| error.to_string())?;
     let settings = Settings {
         edge_image: args.edge_image,
+        edge_pull_secrets: args.edge_image_pull_secrets,
         namespace: args.namespace,
         cluster_networks: args.cluster_networks,
     };

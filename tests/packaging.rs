@@ -114,6 +114,44 @@ fn the_charts_definition_is_the_generated_one_and_outlives_the_release() {
 
 #[test]
 #[ignore = "needs helm and kubectl; make test runs it"]
+fn what_a_platform_adds_comes_through() {
+    let digest = format!("sha256:{}", "a".repeat(64));
+    let (image, edge) = (format!("image.digest={digest}"), format!("edgeImage.digest={digest}"));
+    let objects = objects(&chart(&[
+        "crds.enabled=false",
+        &image,
+        &edge,
+        "edgeImage.pullSecrets={mirror,other}",
+        "extraArgs={--log=debug}",
+        "extraEnv[0].name=HEALTH_ADDRESS",
+        "extraEnv[0].value=0.0.0.0:8081",
+        "dnsPolicy=None",
+        "dnsConfig.nameservers={192.0.2.53}",
+        "hostAliases[0].ip=192.0.2.10",
+        "hostAliases[0].hostnames={cups.example}",
+        "podDisruptionBudget.enabled=true",
+        "metricsService.enabled=true",
+    ]));
+    let pod = &objects["Deployment xmpp-federation-operator"]["spec"]["template"]["spec"];
+    assert_eq!(pod["dnsPolicy"], "None");
+    assert_eq!(pod["dnsConfig"]["nameservers"][0], "192.0.2.53");
+    assert_eq!(pod["hostAliases"][0]["ip"], "192.0.2.10");
+    let container = &pod["containers"][0];
+    assert_eq!(container["image"], format!("xmpp-federation-operator@{digest}"));
+    assert_eq!(container["args"][0], "--log=debug");
+    let variables = container["env"].as_array().unwrap();
+    let of = |name: &str| variables.iter().find(|variable| variable["name"] == name).unwrap()["value"].clone();
+    assert_eq!(of("EDGE_IMAGE"), format!("xmpp-federation-edge@{digest}"));
+    assert_eq!(of("EDGE_IMAGE_PULL_SECRETS"), "mirror,other");
+    assert_eq!(of("HEALTH_ADDRESS"), "0.0.0.0:8081");
+    let budget = &objects["PodDisruptionBudget xmpp-federation-operator"];
+    assert_eq!(budget["spec"]["maxUnavailable"], 1);
+    let service = &objects["Service xmpp-federation-operator-metrics"];
+    assert_eq!(service["spec"]["ports"][0]["targetPort"], "health");
+}
+
+#[test]
+#[ignore = "needs helm and kubectl; make test runs it"]
 fn named_namespaces_take_roles_instead_of_a_cluster_wide_one() {
     let objects = objects(&chart(&["crds.enabled=false", "watchNamespaces={federation}"]));
     let mine = |key: &str| objects.contains_key(key);

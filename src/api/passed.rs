@@ -33,6 +33,13 @@ impl<T> Passed<T> {
     }
 }
 
+impl<T> From<T> for Passed<T> {
+    fn from(value: T) -> Self {
+        let unknown = Vec::new();
+        Self { value, unknown }
+    }
+}
+
 /// One sentence for each unknown field in a list of such parts; `at` is its path.
 pub fn unknown_in<T>(list: &[Passed<T>], at: &str) -> Vec<String> {
     let items = list.iter().enumerate();

@@ -23,6 +23,7 @@ pub fn owner() -> Owner {
 pub fn settings() -> Settings {
     Settings {
         edge_image: "edge:1".to_owned(),
+        edge_pull_secrets: Vec::new(),
         namespace: "xmpp-federation-system".to_owned(),
         cluster_networks: vec!["10.96.0.0/16".parse().unwrap()],
     }

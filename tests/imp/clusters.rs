@@ -125,6 +125,7 @@ impl Operator {
             metrics.clone(),
             Settings {
                 edge_image: "edge:1".to_owned(),
+                edge_pull_secrets: Vec::new(),
                 namespace: "xmpp-federation-system".to_owned(),
                 cluster_networks: Vec::new(),
             },

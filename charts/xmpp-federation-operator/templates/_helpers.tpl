@@ -15,6 +15,16 @@
 {{- end -}}
 {{- end -}}
 
+{{- /* Repository with digest or tag; of a list of an image's values and the root. */ -}}
+{{- define "operator.image" -}}
+{{- $image := index . 0 -}}
+{{- if $image.digest -}}
+{{- printf "%s@%s" $image.repository $image.digest -}}
+{{- else -}}
+{{- printf "%s:%s" $image.repository ($image.tag | default (index . 1).Chart.AppVersion) -}}
+{{- end -}}
+{{- end -}}
+
 {{- define "operator.serviceAccountName" -}}
 {{- default (ternary (include "operator.fullname" .) "default" .Values.serviceAccount.create) .Values.serviceAccount.name -}}
 {{- end -}}

@@ -396,7 +396,7 @@ pub struct PodSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253))]
     pub priority_class_name: Option<String>,
-    /// Secrets for pulling the image.
+    /// Secrets for pulling the image. Default: those that the operator is set to (edgeImage.pullSecrets of its chart).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "any_objects")]
     pub image_pull_secrets: Vec<Passed<LocalObjectReference>>,

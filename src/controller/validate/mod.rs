@@ -11,6 +11,7 @@ use std::collections::HashSet;
 use std::net::IpAddr;
 use std::str::FromStr;
 
+use k8s_openapi::api::core::v1::LocalObjectReference;
 use xmpp_federation_core::edge_config::{Cidr, HumanDuration, Limits, Partner, Privacy, PrivacyMode, TlsMode};
 use xmpp_federation_core::fingerprint::{Fingerprint, FingerprintError};
 use xmpp_federation_core::{ComponentId, Domain, DomainError, DomainMap, DomainPattern};
@@ -35,6 +36,8 @@ use partners::partners;
 pub struct Settings {
     /// Image of the edge where the spec names none.
     pub edge_image: String,
+    /// Secrets in the namespace of the resource for pulling it, where the spec names none.
+    pub edge_pull_secrets: Vec<String>,
     /// The operator's namespace: home of lease and ledgers. Its pods may use the edges' admin port.
     pub namespace: String,
     /// Networks of pods and Services that DNS must never lead an edge to.
@@ -194,6 +197,16 @@ impl Problems {
 const AN_ADDRESS: &str = "an IP address such as 192.0.2.10 or 2001:db8::10";
 const A_NETWORK: &str = "a network such as 192.0.2.0/24 or 2001:db8::/32";
 
+/// What is passed on to the pods, with the operator's Secrets for pulling where none is named.
+fn pod(spec: &PodSpec, pull_secrets: &[String]) -> PodSpec {
+    let mut pod = spec.clone();
+    if pod.image_pull_secrets.is_empty() {
+        let reference = |name: &String| LocalObjectReference { name: name.clone() };
+        pod.image_pull_secrets = pull_secrets.iter().map(|name| reference(name).into()).collect();
+    }
+    pod
+}
+
 /// Checks a spec against itself, this release and the claims of others.
 pub fn run<'a>(
     owner: Owner,
@@ -288,7 +301,7 @@ pub fn run<'a>(
         drain_delay: spec.edge.drain_delay.0,
         min_ready: spec.edge.min_ready.0,
         network_policy: spec.edge.network_policy.clone(),
-        pod: spec.edge.pod.clone(),
+        pod: pod(&spec.edge.pod, &settings.edge_pull_secrets),
         tls: tls_terms(spec),
         direct_tls,
         proxy_sources,

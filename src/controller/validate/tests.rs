@@ -250,6 +250,26 @@ fn a_node_port_of_direct_tls_is_taken_where_that_is_served() {
     }
 }
 
+#[rstest]
+#[case::of_the_operator(json!({}), &["mirror"])]
+#[case::of_the_resource(json!({"imagePullSecrets": [{"name": "own"}]}), &["own"])]
+fn pods_pull_by_the_operators_secrets_unless_the_resource_names_some(#[case] pod: Value, #[case] expected: &[&str]) {
+    let spec = spec_with("/edge/pod", pod);
+    let settings = Settings {
+        edge_pull_secrets: vec!["mirror".to_owned()],
+        ..settings()
+    };
+    let slots = Slots::of(&spec, None, None);
+    let valid = run(owner(), &spec, slots, &settings, &[]).unwrap();
+    let names: Vec<&str> = valid
+        .pod
+        .image_pull_secrets
+        .iter()
+        .map(|secret| secret.name.as_str())
+        .collect();
+    assert_eq!(names, expected);
+}
+
 /// By the number that the spec gives, else by the recorded one.
 #[rstest]
 #[case::given(Some(6), 2, 6, false)]
