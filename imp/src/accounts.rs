@@ -37,6 +37,8 @@ const NAME: &str = "xmpp-federation-imp-logins";
 pub const REST: Duration = Duration::from_hours(1);
 /// Calls within this time after a use was written down are part of it.
 const USE: Duration = Duration::from_secs(10);
+/// Secrets in the record at which those are dropped of which nothing follows: Secrets come and go.
+const KEPT: usize = 256;
 /// Without another call for this long a use is over.
 const PAUSE: Duration = Duration::from_millis(300);
 
@@ -78,6 +80,11 @@ struct LoginRecord {
 
 impl LoginRecord {
     fn note(&mut self, of: &Use, state: LoginState) {
+        if self.secrets.len() >= KEPT {
+            // Nothing rests because of the others.
+            let counts = |login: &Login| matches!(login.state, LoginState::Trying(_) | LoginState::Rejected(_));
+            self.secrets.retain(|_, login| counts(login));
+        }
         self.secrets.insert(of.key(), of.login(state));
         let Some(account) = &of.account else {
             return;

@@ -10,7 +10,7 @@ use crate::clock::Stamp;
 
 /// One row of ours.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct RowRecord {
     /// Its `cp_id`.
     pub component_id: ComponentId,
@@ -104,7 +104,7 @@ impl Outcome {
 
 /// One thing that was done.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct ActionRecord {
     /// When it was over.
     pub at: Timestamp,

@@ -71,6 +71,23 @@ fn one_401_per_secret_version_and_account(
 }
 
 #[test]
+fn secrets_that_are_in_order_do_not_fill_the_record_and_rejected_ones_stay() {
+    let mut record = LoginRecord::default();
+    record.note(&used("rejected", "1", "x"), REJECTED);
+    for n in 0..2000 {
+        let state = if n % 2 == 0 {
+            LoginState::Accepted
+        } else {
+            LoginState::Untold
+        };
+        record.note(&used(&format!("s{n}"), "1", &n.to_string()), state);
+    }
+    assert!(record.secrets.len() <= KEPT, "{}", record.secrets.len());
+    assert!(rest(&record, &used("rejected", "1", "x"), stamp(1, 10)).is_some());
+    assert!(record.secrets.contains_key("federation/s1999"));
+}
+
+#[test]
 fn a_digest_tells_accounts_apart_and_nothing_else() {
     let key = [7; 32];
     let one = digest(&key, &credentials("a", "1", "secret")).unwrap();

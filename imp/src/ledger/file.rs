@@ -160,7 +160,7 @@ fn parse(name: &str, stored: &StoredText) -> Result<Ledger, String> {
     }
     let unreadable = |error: &serde_json::Error| {
         format!(
-            "ConfigMap {name} is not readable ({error}); restore it (rows are then ours, and nothing in it restarts a router), or delete it: rows in IM&P are then foreign and have to be adopted by annotation"
+            "ConfigMap {name} is not readable ({error}); run the release that wrote it, restore it (rows are then ours, and nothing in it restarts a router), or delete it: rows in IM&P are then foreign and have to be adopted by annotation"
         )
     };
     let schema: SchemaOnly = serde_json::from_str(&stored.data).map_err(|error| unreadable(&error))?;
@@ -202,6 +202,33 @@ mod tests {
         };
         let before: serde_json::Value = serde_json::from_str(TEXT).unwrap();
         assert_eq!(serde_json::to_value(&wrapped).unwrap(), before);
+    }
+
+    #[test]
+    fn what_a_later_release_wrote_beside_it_is_kept() {
+        let mut text: serde_json::Value = serde_json::from_str(TEXT).unwrap();
+        let ledger = &mut text["ledger"];
+        ledger["tomorrow"] = serde_json::json!({"a": [1]});
+        for node in ledger["nodes"].as_object_mut().unwrap().values_mut() {
+            node["tomorrow"] = serde_json::json!(true);
+        }
+        let after = text.clone();
+        // What is in a row or an action ends with it.
+        for row in text["ledger"]["rows"].as_object_mut().unwrap().values_mut() {
+            row["tomorrow"] = serde_json::json!("x");
+        }
+        text["ledger"]["actions"][0]["tomorrow"] = serde_json::json!(1);
+        let stored = StoredText {
+            data: text.to_string(),
+            version: "1".to_owned(),
+            uid: "1f0c".to_owned(),
+        };
+        let ledger = parse("l", &stored).unwrap();
+        let wrapped = StoredLedger {
+            uid: stored.uid,
+            ledger,
+        };
+        assert_eq!(serde_json::to_value(&wrapped).unwrap(), after);
     }
 
     #[test]

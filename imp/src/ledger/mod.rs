@@ -15,6 +15,7 @@ pub mod writes;
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use xmpp_federation_core::ComponentId;
 
 use super::axl::Row;
@@ -24,7 +25,8 @@ use super::desired::Owner;
 use super::pkid::Pkid;
 use super::records::{ActionRecord, Baseline, RowRecord, RowState};
 
-/// The version of this format; a ledger of a newer one is not touched.
+/// The version of this format; a ledger of a newer one is not touched. It rises where a release that does not know a field
+/// would do harm. Every other field of a later release is ignored, and kept where the ledger or a node has it.
 pub const SCHEMA: u32 = 1;
 const MAX_ACTIONS: usize = 20;
 
@@ -33,7 +35,7 @@ const MAX_ACTIONS: usize = 20;
     reason = "facts that hold or do not, independently of each other"
 )]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct Ledger {
     pub schema: u32,
     /// The publisher's pkid in `processnode`.
@@ -85,11 +87,14 @@ pub struct Ledger {
     pub commands_lost: bool,
     #[serde(default)]
     pub actions: Vec<ActionRecord>,
+    /// What a later release wrote down.
+    #[serde(flatten)]
+    pub later: BTreeMap<String, Value>,
 }
 
 /// From a point in time on, rows were readable on every node: read back, and the propagation delay over.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct Readable {
     pub ids: BTreeSet<ComponentId>,
     #[serde(flatten)]
@@ -98,7 +103,7 @@ pub struct Readable {
 
 /// Every router is to be restarted once, for a reason other than rows.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct Round {
     pub cause: RoundCause,
     /// Routers have to start after this.
@@ -117,7 +122,7 @@ pub enum RoundCause {
 
 /// What is known of one node's router.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct NodeRecord {
     /// Its key in `processnode`, which it keeps when it is renamed.
     #[serde(default)]
@@ -140,11 +145,14 @@ pub struct NodeRecord {
     /// XCP services that did not run when a person asked for a restart, and that have not run since.
     #[serde(default)]
     pub excused: BTreeSet<String>,
+    /// What a later release wrote down.
+    #[serde(flatten)]
+    pub later: BTreeMap<String, Value>,
 }
 
 /// A restart command: written before it is sent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct Restart {
     pub id: String,
     /// Why, as a sentence's end.
@@ -194,6 +202,7 @@ impl Ledger {
             restored: false,
             commands_lost: false,
             actions: Vec::new(),
+            later: BTreeMap::new(),
         }
     }
 
