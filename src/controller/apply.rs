@@ -191,6 +191,20 @@ pub async fn run(
     applied
 }
 
+/// One Secret that exists, for itself.
+pub async fn secret(
+    env: &Environment,
+    sent: &Cache<SentObjects>,
+    owner: &Owner,
+    wanted: &Secret,
+    found: &Arc<ExistingObject>,
+) -> Result<(), ApplyError> {
+    let name = wanted.metadata.name.as_deref().unwrap_or_default();
+    let wanted = serde_json::to_value(wanted)?;
+    let to = Target { env, sent, owner };
+    to.apply(Kind::Secret, name, &wanted, Some(found)).await.map(drop)
+}
+
 impl AppliedObjects {
     fn take(&mut self, result: Result<Option<ObjectWrite>, ApplyError>) {
         match result {

@@ -6,7 +6,8 @@
 //! - [`ledger_store`]: where what was done to IM and Presence is kept
 //! - [`observer`] looks at what is outside Kubernetes; [`questions`]: what is asked there
 //! - [`dereference`], [`validate`], [`build`], [`apply`], [`effects`], [`status`]: the steps
-//! - [`delete`]: what happens instead when the resource goes; [`unreadable`]: what when it does not fit the schema
+//! - [`delete`]: what happens instead when the resource goes; [`unreadable`]: what when it does not fit the schema;
+//!   [`renewal`]: what when its spec is refused
 //! - [`rows`]: rows in IM and Presence that are to go; [`finalizer`]: what keeps the object until they are gone
 //! - [`desired`]: what a cluster is asked for; [`guard`]: whether a change there may still be made
 //! - [`answer`], [`events`], [`change_log`]: what is written back; [`requests`]: annotations with which a person asks for something
@@ -40,6 +41,7 @@ mod queue;
 mod reconcile;
 mod references;
 mod refusals;
+mod renewal;
 mod repairs;
 mod requests;
 mod requeue;

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 
 use super::context::Context;
+use super::dereference::ExistingObjects;
 use super::effects::Outcome;
 use super::names::{ObjectName, Owner};
 use super::outcome::{Error, Next};
@@ -15,7 +16,8 @@ use super::requests::{self, ServedRequests};
 use super::resource::{StoredObject, StoredResource};
 use super::rows::{Dropped, DroppedCluster};
 use super::status::Inputs;
-use super::{answer, apply, build, change_log, delete, dereference, effects, requeue, unreadable, validate};
+use super::validate::Refusal;
+use super::{answer, apply, build, change_log, delete, dereference, effects, renewal, requeue, unreadable, validate};
 use crate::api::slots::Slots;
 use crate::api::{XmppFederation, request};
 use crate::runtime::metrics::{ByCategory, ByResult};
@@ -94,6 +96,20 @@ async fn work(context: &Context, stored: &Arc<StoredResource>, object: &XmppFede
     Box::pin(steps(context, (stored, object), owner, &secrets, &dropped)).await
 }
 
+/// The spec cannot be taken.
+async fn refused(
+    context: &Context,
+    object: &XmppFederation,
+    owner: &Owner,
+    existing: &ExistingObjects,
+    refusal: Refusal,
+) -> Result<Next, Error> {
+    let env = &context.environment;
+    let look = renewal::run(env, &context.caches.sent, owner, existing, Timestamp::now()).await;
+    let next = answer::refused(env, object, refusal).await?;
+    Ok(renewal::with(next, look))
+}
+
 async fn steps(
     context: &Context,
     (stored, object): (&Arc<StoredResource>, &XmppFederation),
@@ -117,9 +133,9 @@ async fn steps(
     let claims = older.iter().map(|other| &other.claim);
     let recorded = env.imp.recorded_slots(&uid);
     let slots = Slots::of(&object.spec, object.status.as_ref(), recorded);
-    let valid = match validate::run(owner, &object.spec, slots, &env.settings, claims) {
+    let valid = match validate::run(owner.clone(), &object.spec, slots, &env.settings, claims) {
         Ok(valid) => valid,
-        Err(refusal) => return answer::refused(env, object, refusal).await,
+        Err(refusal) => return refused(context, object, &owner, &view.existing, refusal).await,
     };
 
     let earlier = caches.observations.with(&uid, |observations| observations.clone());
@@ -127,7 +143,7 @@ async fn steps(
     let rotate = requests::unserved(object, request::ROTATE_DIALBACK);
     let built = match build::run(&valid, &view, &topology, rotate.is_some(), now) {
         Ok(built) => built,
-        Err(refusal) => return answer::refused(env, object, refusal).await,
+        Err(refusal) => return refused(context, object, &valid.owner, &view.existing, refusal).await,
     };
     change_log::accepted(&caches.accepted, stored, object, &valid);
 

@@ -69,15 +69,15 @@ pub fn ensure(existing: Option<&KeyMaterial>, wanted: &[Domain], now: Timestamp)
         let material = authority.issue(wanted, now)?;
         return Ok(Outcome::Issue(Box::new(material), "no certificate existed".to_owned()));
     };
-    let Some(reason) = reason_to_renew(&existing.certificate, wanted, now) else {
+    let Some(reason) = reason_to_renew(existing, wanted, now) else {
         return Ok(Outcome::Keep);
     };
     let authority = Authority::load(existing, now)?;
     Ok(Outcome::Issue(Box::new(authority.issue(wanted, now)?), reason))
 }
 
-fn reason_to_renew(pem: &str, wanted: &[Domain], now: Timestamp) -> Option<String> {
-    let info = match inspect(pem) {
+fn reason_to_renew(existing: &KeyMaterial, wanted: &[Domain], now: Timestamp) -> Option<String> {
+    let info = match inspect(&existing.certificate) {
         Ok(info) => info,
         Err(unreadable) => return Some(unreadable.to_string()),
     };
@@ -86,8 +86,20 @@ fn reason_to_renew(pem: &str, wanted: &[Domain], now: Timestamp) -> Option<Strin
         let names: Vec<_> = missing.iter().map(ToString::to_string).collect();
         return Some(format!("it did not cover {}", names.join(", ")));
     }
-    let left = info.not_after.duration_since(now);
-    (left < RENEW_BEFORE).then(|| format!("it expires on {}", info.not_after))
+    let last = end_of(&existing.ca_certificate).unwrap_or(Timestamp::MAX);
+    if info.not_after > last {
+        return Some(format!(
+            "it was valid for longer than its authority, which ends on {last}"
+        ));
+    }
+    // No other one would be valid for longer than the authority.
+    let due = info.not_after.duration_since(now) < RENEW_BEFORE && info.not_after < last;
+    due.then(|| format!("it expires on {}", info.not_after))
+}
+
+/// When the first certificate of a PEM text ends.
+pub fn end_of(pem: &str) -> Option<Timestamp> {
+    inspect(pem).ok().map(|info| info.not_after)
 }
 
 struct Authority {
@@ -152,7 +164,8 @@ impl Authority {
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.use_authority_key_identifier_extension = true;
-        set_validity(&mut params, now, LEAF_LIFETIME);
+        let last = end_of(&self.certificate).unwrap_or(Timestamp::MAX);
+        set_validity(&mut params, now, LEAF_LIFETIME.min(last.duration_since(now)));
         let key = KeyPair::generate()?;
         let certificate = params.signed_by(&key, &self.issuer)?.pem();
         Ok(KeyMaterial {
@@ -217,6 +230,39 @@ mod tests {
         let (third, reason) = issued(ensure(Some(&second), &more, late).unwrap());
         assert_eq!(third.ca_certificate, first.ca_certificate);
         assert!(reason.contains("expires"), "{reason}");
+    }
+
+    #[test]
+    fn no_leaf_outlives_its_authority_and_the_last_one_is_kept() {
+        let (start, wanted) = (at("2026-11-22T00:00:00Z"), domains(&["coluc.com"]));
+        let (first, _) = issued(ensure(None, &wanted, start).unwrap());
+        let last = end_of(&first.ca_certificate).unwrap();
+        assert_eq!(last, at("2036-11-19T00:00:00Z"));
+        let days = |days: i64| SignedDuration::from_hours(24 * days);
+        // Of a release that did not know this.
+        let authority = Authority::load(&first, start).unwrap();
+        let mut longer = CertificateParams::new(vec!["coluc.com".to_owned()]).unwrap();
+        set_validity(&mut longer, last - days(80), LEAF_LIFETIME);
+        let key = KeyPair::generate().unwrap();
+        let longer = longer.signed_by(&key, &authority.issuer).unwrap().pem();
+        let longer = KeyMaterial {
+            certificate: longer,
+            key: SecretBytes::new(key.serialize_pem().into_bytes()),
+            ..first.clone()
+        };
+        let (_, reason) = issued(ensure(Some(&longer), &wanted, last - days(40)).unwrap());
+        assert!(reason.contains("longer than its authority"), "{reason}");
+
+        let (leaf, _) = issued(ensure(Some(&first), &wanted, last - days(40)).unwrap());
+        assert_eq!(end_of(&leaf.certificate), Some(last));
+        for before in [39, 20, 1] {
+            let outcome = ensure(Some(&leaf), &wanted, last - days(before)).unwrap();
+            assert!(matches!(outcome, Outcome::Keep), "{before} days before");
+        }
+        // Other names are still issued for.
+        let more = domains(&["coluc.com", "conf.coluc.com"]);
+        let (other, _) = issued(ensure(Some(&leaf), &more, last - days(20)).unwrap());
+        assert_eq!(end_of(&other.certificate), Some(last));
     }
 
     #[test]

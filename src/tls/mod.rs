@@ -4,4 +4,5 @@
 mod authority;
 mod inspect;
 
-pub use authority::{KeyMaterial, Outcome, TlsError, ensure};
+pub use authority::{KeyMaterial, Outcome, TlsError, end_of, ensure};
+pub use inspect::inspect;

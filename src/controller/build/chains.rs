@@ -7,6 +7,7 @@ use xmpp_federation_core::chain::{Anchors, Examination, Shown, Terms, Unreadable
 use super::material::Certificate;
 use crate::controller::dereference::KubeView;
 use crate::controller::validate::ValidSpec;
+use crate::tls;
 
 /// Which certificate of the spec.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, strum::IntoStaticStr)]
@@ -27,14 +28,23 @@ impl ChainField {
     }
 }
 
+/// The authority that the operator made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OwnAuthority {
+    /// Its Secret.
+    pub secret: String,
+    /// When it ends; `None`: its Secret is lost.
+    pub ends: Option<Timestamp>,
+}
+
 /// A certificate with its chain, and what peers say of it.
 #[derive(Debug, Clone)]
 pub struct JudgedChain {
     pub field: ChainField,
     /// The Secret that has it.
     pub secret: String,
-    /// The own authority issued it, whose Secret this is.
-    pub authority: Option<String>,
+    /// The own authority issued it.
+    pub authority: Option<OwnAuthority>,
     pub found: Result<Examination, UnreadableChain>,
 }
 
@@ -75,7 +85,10 @@ pub(super) fn judged(
         Certificate::Own { material, .. } => Some(JudgedChain {
             field: ChainField::Certificate,
             secret: valid.owner.certificate(),
-            authority: Some(valid.owner.authority()),
+            authority: Some(OwnAuthority {
+                secret: valid.owner.authority(),
+                ends: tls::end_of(&material.ca_certificate),
+            }),
             found: examine(material.certificate.as_bytes(), &material.key, Shown::ToClients),
         }),
         Certificate::Brought { secret, .. } => brought(secret, ChainField::Certificate, Shown::ToClients),

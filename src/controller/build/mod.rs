@@ -7,7 +7,7 @@ pub mod material;
 mod mesh;
 mod policy;
 mod running;
-mod secrets;
+pub mod secrets;
 mod services;
 mod stateful_set;
 #[cfg(test)]

@@ -6,18 +6,14 @@ use xmpp_federation_core::SecretBytes;
 
 use super::DesiredObject;
 use super::material::{Certificate, Material};
-use crate::controller::names::{DIALBACK_KEY, router_file};
+use crate::controller::names::{DIALBACK_KEY, Owner, router_file};
 use crate::controller::validate::ValidSpec;
+use crate::tls::KeyMaterial;
 
-fn secret<'a>(
-    valid: &ValidSpec,
-    name: &str,
-    kind: &str,
-    data: impl IntoIterator<Item = (&'a str, &'a [u8])>,
-) -> Secret {
+fn secret<'a>(owner: &Owner, name: &str, kind: &str, data: impl IntoIterator<Item = (&'a str, &'a [u8])>) -> Secret {
     let data = data.into_iter();
     Secret {
-        metadata: valid.owner.metadata(name),
+        metadata: owner.metadata(name),
         type_: Some(kind.to_owned()),
         data: Some(
             data.map(|(key, bytes)| (key.to_owned(), ByteString(bytes.to_vec())))
@@ -31,7 +27,7 @@ fn secret<'a>(
 pub fn dialback(valid: &ValidSpec, material: &Material) -> Option<Secret> {
     let dialback = material.dialback.as_ref().ok().filter(|d| d.fresh)?;
     let data = [(DIALBACK_KEY, dialback.secret.expose())];
-    Some(secret(valid, &valid.owner.dialback(), "Opaque", data))
+    Some(secret(&valid.owner, &valid.owner.dialback(), "Opaque", data))
 }
 
 /// The authority, if it was made just now.
@@ -48,21 +44,29 @@ pub fn authority(valid: &ValidSpec, material: &Material) -> Option<Secret> {
         ("tls.crt", material.ca_certificate.as_bytes()),
         ("tls.key", material.ca_key.expose()),
     ];
-    Some(secret(valid, &valid.owner.authority(), "kubernetes.io/tls", data))
+    Some(secret(
+        &valid.owner,
+        &valid.owner.authority(),
+        "kubernetes.io/tls",
+        data,
+    ))
+}
+
+/// The Secret of a leaf of our own authority.
+pub fn leaf(owner: &Owner, material: &KeyMaterial) -> Secret {
+    let authority = Some(("ca.crt", material.ca_certificate.as_bytes()));
+    let leaf = [
+        ("tls.crt", material.certificate.as_bytes()),
+        ("tls.key", material.key.expose()),
+    ];
+    let data = leaf.into_iter().chain(authority.filter(|(_, bytes)| !bytes.is_empty()));
+    secret(owner, &owner.certificate(), "kubernetes.io/tls", data)
 }
 
 /// The leaf of our own authority.
 pub fn certificate(valid: &ValidSpec, material: &Material) -> DesiredObject<Secret> {
     match &material.certificate {
-        Ok(Certificate::Own { material, .. }) => {
-            let authority = Some(("ca.crt", material.ca_certificate.as_bytes()));
-            let leaf = [
-                ("tls.crt", material.certificate.as_bytes()),
-                ("tls.key", material.key.expose()),
-            ];
-            let data = leaf.into_iter().chain(authority.filter(|(_, bytes)| !bytes.is_empty()));
-            DesiredObject::Present(secret(valid, &valid.owner.certificate(), "kubernetes.io/tls", data))
-        }
+        Ok(Certificate::Own { material, .. }) => DesiredObject::Present(leaf(&valid.owner, material)),
         Ok(Certificate::Brought { .. }) => DesiredObject::Absent,
         Err(_) => DesiredObject::Unchanged,
     }
@@ -83,7 +87,7 @@ pub fn router(valid: &ValidSpec, material: &Material) -> DesiredObject<Secret> {
         let bytes = router.bytes.as_ref().map_or(MISSING.as_bytes(), SecretBytes::expose);
         (file.as_str(), bytes)
     });
-    DesiredObject::Present(secret(valid, &valid.owner.router(), "Opaque", data))
+    DesiredObject::Present(secret(&valid.owner, &valid.owner.router(), "Opaque", data))
 }
 
 /// Changes with everything that pods mount; hashes of hashes, so that no secret can be guessed

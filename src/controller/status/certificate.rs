@@ -2,12 +2,16 @@
 
 use std::fmt::Write as _;
 
+use jiff::{SignedDuration, Timestamp};
 use xmpp_federation_core::chain::{Examination, FaultKind, Nearness};
 
 use super::Inputs;
 use crate::api::conditions::Verdict;
 use crate::api::reasons::Reason;
-use crate::controller::build::chains::{ChainField, JudgedChain};
+use crate::controller::build::chains::{ChainField, JudgedChain, OwnAuthority};
+
+/// Partners may have pinned an authority, so its end is told this long before.
+const NOTICE: SignedDuration = SignedDuration::from_hours(180 * 24);
 
 pub(super) fn verdict(inputs: &Inputs<'_>) -> Verdict {
     let material = inputs.material;
@@ -25,12 +29,15 @@ pub(super) fn verdict(inputs: &Inputs<'_>) -> Verdict {
         .iter()
         .filter_map(|chain| Some((chain, chain.found.as_ref().ok()?)));
     let nearest = accepted.clone().map(|(_, found)| found.nearness).max();
+    let mut own = material.chains.iter().filter_map(|chain| chain.authority.as_ref());
     let reason = match nearest {
         Some(Nearness::VerySoon) => Reason::CertificateExpiringSoon,
         Some(Nearness::Soon) => Reason::CertificateExpiring,
+        _ if own.any(|authority| near_end(authority, inputs.now).is_some()) => Reason::CertificateExpiring,
         _ => Reason::AsWanted,
     };
-    let said: Vec<String> = accepted.map(|(chain, found)| accepted_words(chain, found)).collect();
+    let said = accepted.map(|(chain, found)| accepted_words(chain, found, inputs.now));
+    let said: Vec<String> = said.collect();
     Verdict::yes(reason, said.join("; "))
 }
 
@@ -62,7 +69,7 @@ fn refused(chain: &JudgedChain) -> Option<Verdict> {
     };
     let sentences: Vec<&str> = found.faults.iter().map(|fault| fault.sentence.as_str()).collect();
     let mut message = format!("{}: {}", place(chain), sentences.join("; "));
-    if let Some(authority) = &chain.authority {
+    if let Some(OwnAuthority { secret: authority, .. }) = &chain.authority {
         let _ = write!(
             message,
             "; the operator issued it: delete Secret {}, or that and Secret {authority} for a new authority, and both are made anew",
@@ -72,19 +79,35 @@ fn refused(chain: &JudgedChain) -> Option<Verdict> {
     Some(Verdict::no(reason, message))
 }
 
-fn accepted_words(chain: &JudgedChain, found: &Examination) -> String {
+/// When an authority ends, if that is near.
+fn near_end(authority: &OwnAuthority, now: Timestamp) -> Option<Timestamp> {
+    authority.ends.filter(|ends| ends.duration_since(now) <= NOTICE)
+}
+
+fn accepted_words(chain: &JudgedChain, found: &Examination, now: Timestamp) -> String {
     let mut message = format!(
         "{}, issued by {}, valid until {}",
         place(chain),
         found.issuer,
         found.not_after
     );
-    if found.nearness != Nearness::Far {
+    let anew = |authority: &OwnAuthority| {
+        format!(
+            "delete Secrets {} and {} before, to have both made anew, and tell partners that pinned them",
+            authority.secret, chain.secret
+        )
+    };
+    if found.nearness == Nearness::Far {
+        let near = |authority| Some((near_end(authority, now)?, anew(authority)));
+        if let Some((ends, remedy)) = chain.authority.as_ref().and_then(near) {
+            let _ = write!(
+                message,
+                ": its authority ends on {ends}, and no certificate outlives that; {remedy}"
+            );
+        }
+    } else {
         let remedy = match &chain.authority {
-            Some(authority) => format!(
-                "delete Secrets {authority} and {} before, to have both made anew, and tell partners that pinned them",
-                chain.secret
-            ),
+            Some(authority) => anew(authority),
             None => format!("write the renewed chain into Secret {} before", chain.secret),
         };
         let _ = write!(

@@ -17,7 +17,7 @@ use crate::controller::build::material;
 use crate::controller::dereference::{ExistingObjects, KubeView};
 use crate::controller::events;
 use crate::controller::references::{SecretContent, Secrets};
-use crate::controller::status::testing::{World, details_of, verdict, world};
+use crate::controller::status::testing::{self, World, details_of, verdict, world};
 use xmpp_federation_imp::access::SecretVersion;
 
 type Change = fn(&mut CertificateParams);
@@ -293,5 +293,28 @@ fn an_own_authority_that_ends_is_told_with_its_secrets() {
         text(&near).contains("delete Secrets coluc-ca and coluc-tls before"),
         "{}",
         text(&near)
+    );
+}
+
+/// 180 days before it ends, since partners may have pinned it.
+#[rstest]
+#[case::far(181, Reason::AsWanted)]
+#[case::near(180, Reason::CertificateExpiring)]
+#[case::very_near(30, Reason::CertificateExpiring)]
+fn the_end_of_the_own_authority_is_told_long_before(#[case] days: i64, #[case] reason: Reason) {
+    let mut world = with(json!({}), &[], now());
+    let ends = testing::now() + SignedDuration::from_hours(24 * days);
+    let chain = world.material.chains.first_mut().unwrap();
+    chain.authority.as_mut().unwrap().ends = Some(ends);
+    let found = verdict(&world, Type::CertificateReady);
+    assert_eq!((found.status, found.reason), (Status::True, reason));
+    let told = format!(
+        "its authority ends on {ends}, and no certificate outlives that; delete Secrets coluc-ca and coluc-tls before"
+    );
+    assert_eq!(
+        found.message.contains(&told),
+        reason != Reason::AsWanted,
+        "{}",
+        found.message
     );
 }

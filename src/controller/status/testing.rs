@@ -164,6 +164,11 @@ pub fn details_of(world: &World) -> XmppFederationStatus {
     details_after(world, &XmppFederationStatus::default())
 }
 
+/// The time in a world.
+pub fn now() -> Timestamp {
+    Timestamp::from_second(1_700_000_000).unwrap()
+}
+
 /// The same where a status is there.
 pub fn details_after(world: &World, before: &XmppFederationStatus) -> XmppFederationStatus {
     with_inputs(world, |inputs| details(inputs, before))
@@ -212,7 +217,7 @@ pub fn with_inputs<T>(world: &World, look: impl FnOnce(&Inputs<'_>) -> T) -> T {
         applied: &AppliedObjects::default(),
         pods_allowed: world.valid.replicas,
         effects: &effects,
-        now: Timestamp::from_second(1_700_000_000).unwrap(),
+        now: now(),
     };
     look(&inputs)
 }
