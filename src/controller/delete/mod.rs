@@ -40,6 +40,10 @@ pub async fn run(
     owner: &Owner,
     dropped: &Dropped,
 ) -> Result<Next, Error> {
+    // Released, or never written for. A finalizer of others may hold it.
+    if !finalizer::is_on(object) {
+        return Ok(Next::Gone);
+    }
     let now = Timestamp::now();
     let mut cleanups = Cleanup::all_of(object, owner, &dropped.clusters, memory, now);
     if cleanups.iter().any(|cleanup| cleanup.step == CleanupStep::Remove) {

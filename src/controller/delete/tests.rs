@@ -622,6 +622,11 @@ async fn a_deletion_waits_for_a_ledger_that_may_hide_rows_and_names_it_at_its_en
             assert!(event.contains(part), "{event}");
         }
     }
+    // A finalizer of others still holds it, and nothing is told again.
+    let statuses = bench.server.lock().unwrap().resource.clone();
+    assert_eq!(bench.step().await, Next::Gone);
+    assert_eq!(bench.abandoned(), u64::from(hides));
+    assert_eq!(bench.server.lock().unwrap().resource, statuses);
 }
 
 #[tokio::test(flavor = "multi_thread")]
