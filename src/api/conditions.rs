@@ -280,6 +280,9 @@ pub fn paused(previous: &[Condition], ends: Option<&str>, generation: Option<i64
     conditions
 }
 
+/// Types that tell of a resource as a whole.
+pub const SUMMARY: [&str; 4] = ["Ready", "Reconciling", "Stalled", "Paused"];
+
 fn order(kind: &str) -> usize {
     const ORDER: [&str; 14] = [
         "Ready",

@@ -9,6 +9,7 @@ use super::build::chains::ChainField;
 use super::environment::Environment;
 use super::events::{self, Note};
 use super::kube::{call, resource_api};
+use super::names::Owner;
 use super::outcome::{Error, Next};
 use super::requests::ServedRequests;
 use super::status::{self, Inputs};
@@ -35,6 +36,18 @@ pub async fn finish(
         if written.is_ok() {
             notes.extend(events::changes(&previous.conditions, &status.conditions, now));
         }
+    }
+    if let Some(owner) = Owner::of(object) {
+        let value = |name: &'static str| {
+            let condition = status.conditions.iter().find(|condition| condition.type_ == name);
+            let value = condition.map(|condition| match condition.status.as_str() {
+                "True" => 1,
+                "False" => 0,
+                _ => -1,
+            });
+            (name, value)
+        };
+        env.metrics.conditions(&label(&owner), conditions::SUMMARY.map(value));
     }
     let uid = object.metadata.uid.as_deref().unwrap_or_default();
     let overdue = env.events.overdue(uid, &status.conditions, now).into_iter();
@@ -142,12 +155,16 @@ pub async fn conclude(
     finish(env, object, next, notes).await
 }
 
+fn label(owner: &Owner) -> ResourceLabel {
+    ResourceLabel {
+        namespace: owner.namespace.clone(),
+        name: owner.name.clone(),
+    }
+}
+
 /// Figures of one resource.
 fn metrics(env: &Environment, inputs: &Inputs<'_>) {
-    let label = ResourceLabel {
-        namespace: inputs.valid.owner.namespace.clone(),
-        name: inputs.valid.owner.name.clone(),
-    };
+    let label = label(&inputs.valid.owner);
     for field in ChainField::ALL {
         let chain = inputs.material.chains.iter().find(|chain| chain.field == field);
         let end = chain.and_then(|chain| Some(chain.found.as_ref().ok()?.not_after.as_second()));

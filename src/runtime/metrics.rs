@@ -12,6 +12,8 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 use xmpp_federation_imp::records::{ActionKind, Outcome};
 
+use crate::api::conditions;
+
 /// Prefix of every name.
 const PREFIX: &str = "xmpp_federation";
 
@@ -62,6 +64,17 @@ pub struct Certificate {
     pub name: String,
     /// Its field in `spec.tls`.
     pub certificate: &'static str,
+}
+
+/// Labels of a condition of one resource.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ConditionOf {
+    /// Namespace of the resource.
+    pub namespace: String,
+    /// Name of the resource.
+    pub name: String,
+    /// Its type.
+    pub condition: &'static str,
 }
 
 /// Labels of a call to IM and Presence.
@@ -126,6 +139,8 @@ pub struct Metrics {
     pub certificate_not_after: Family<Certificate, Gauge>,
     /// Public SRV records that are as they should be.
     pub srv_record_ready: Family<Resource, Gauge>,
+    /// Conditions of resources as a whole: 1 is True, 0 False, -1 Unknown.
+    pub condition: Family<ConditionOf, Gauge>,
     /// 1 while this process is the leader.
     pub leader: Gauge,
     /// 1 for the Lease that another operator holds, while this process stands by.
@@ -196,6 +211,11 @@ impl Metrics {
             "Public SRV records that are as they should be",
             Family::default()
         );
+        let condition = register!(
+            "condition",
+            "Ready, Reconciling, Stalled and Paused of a resource: 1 is True, 0 is False, -1 is Unknown; absent: the resource has no such condition",
+            Family::default()
+        );
         let leader = register!("leader", "Whether this process is the leader", Gauge::default());
         let lease_held_by_other = register!(
             "lease_held_by_other",
@@ -224,6 +244,7 @@ impl Metrics {
             router_restarts,
             certificate_not_after,
             srv_record_ready,
+            condition,
             leader,
             lease_held_by_other,
             abandoned_rows,
@@ -252,6 +273,23 @@ impl Metrics {
             self.certificate_ends(resource, certificate, None);
         }
         self.srv_record_ready.remove(resource);
+        self.conditions(resource, conditions::SUMMARY.map(|name| (name, None)));
+    }
+
+    /// Conditions by type, as 1, 0 or -1; `None`: the resource has none of that type.
+    pub fn conditions(&self, of: &Resource, all: impl IntoIterator<Item = (&'static str, Option<i64>)>) {
+        for (condition, value) in all {
+            let labels = ConditionOf {
+                namespace: of.namespace.clone(),
+                name: of.name.clone(),
+                condition,
+            };
+            if let Some(value) = value {
+                self.condition.get_or_create(&labels).set(value);
+            } else {
+                self.condition.remove(&labels);
+            }
+        }
     }
 
     /// When a certificate ends; `None`: there is none that can be read.
@@ -332,6 +370,9 @@ mod tests {
             metrics.certificate_ends(&gone, certificate, Some(1));
         }
         metrics.srv_record_ready.get_or_create(&gone).set(1);
+        metrics.conditions(&gone, [("Ready", Some(1)), ("Stalled", None)]);
+        let ready = r#"xmpp_federation_condition{namespace="federation",name="coluc",condition="Ready"} 1"#;
+        assert!(metrics.encode().unwrap().contains(ready));
         assert!(metrics.encode().unwrap().contains("coluc"));
         metrics.forget(&gone);
         let text = metrics.encode().unwrap();
