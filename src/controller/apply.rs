@@ -20,7 +20,7 @@ use super::environment::Environment;
 use super::fields::ForeignField;
 use super::kube::{Error, Kind, call};
 use super::names::Owner;
-use super::objects::{APPLIED, ExistingObject};
+use super::objects::{APPLIED, Content, ExistingObject};
 use super::repairs::Repairs;
 use crate::api::{CONFIG_HASH, OBJECTS_MANAGER, XmppFederation};
 use crate::backoff::doubled;
@@ -153,6 +153,8 @@ pub async fn run(
         });
     }
     let edge = owner.edge();
+    // The Secret of a certificate in whose place another one was brought.
+    let mut unmounted = None;
     for (kind, name, wanted, found) in [
         (Kind::Secret, owner.certificate(), state(certificate), &live.certificate),
         (Kind::Secret, owner.router(), state(router), &live.router),
@@ -172,10 +174,17 @@ pub async fn run(
         }
         applied.take(match wanted {
             Ok(DesiredObject::Present(value)) => to.apply(kind, &name, &value, found).await,
+            Ok(DesiredObject::Absent) if kind == Kind::Secret => {
+                unmounted = found;
+                Ok(None)
+            }
             Ok(DesiredObject::Absent) => to.delete(kind, &name, found).await,
             Ok(DesiredObject::Unchanged) => Ok(None),
             Err(error) => Err(error),
         });
+    }
+    if unmounted.is_some() && is_rolled_out(live.stateful_set.as_deref(), applied.changed_controller()) {
+        applied.take(to.delete(Kind::Secret, &owner.certificate(), unmounted).await);
     }
     if applied.written.is_empty() {
         sent.with(&owner.uid, |sent| sent.whole |= applied.failed.is_empty());
@@ -203,6 +212,14 @@ pub async fn secret(
     let wanted = serde_json::to_value(wanted)?;
     let to = Target { env, sent, owner };
     to.apply(Kind::Secret, name, &wanted, Some(found)).await.map(drop)
+}
+
+/// Whether no pod of an earlier template is left, which could not be started again without what that one mounts.
+fn is_rolled_out(stateful_set: Option<&ExistingObject>, changed: bool) -> bool {
+    match stateful_set.map(|set| &set.content) {
+        Some(Content::StatefulSet(rollout)) => !changed && rollout.seen && !rollout.behind,
+        _ => true,
+    }
 }
 
 impl AppliedObjects {

@@ -103,6 +103,27 @@ fn a_pod_that_loaded_its_configuration_or_refuses_it_is_not_told_again() {
     assert_eq!(bench.run("mounted", "wanted", Duration::from_hours(1)), [0_u64; 0]);
 }
 
+/// Changed just now, generation, seen generation, newest revision of pods.
+#[rstest]
+#[case::changed_just_now(true, 2, 2, "b", false)]
+#[case::not_seen(false, 3, 2, "b", false)]
+#[case::pods_of_an_earlier_template(false, 2, 2, "c", false)]
+#[case::rolled_out(false, 2, 2, "b", true)]
+fn what_pods_of_an_earlier_template_mount_stays_until_they_are_replaced(
+    #[case] changed: bool,
+    #[case] generation: i64,
+    #[case] seen: i64,
+    #[case] newest: &str,
+    #[case] expected: bool,
+) {
+    let set = json!({"apiVersion": "apps/v1", "kind": "StatefulSet",
+        "metadata": {"name": "coluc-edge", "generation": generation}, "spec": {"replicas": 1},
+        "status": {"observedGeneration": seen, "updatedReplicas": 0, "currentRevision": "b", "updateRevision": newest}});
+    let set = ExistingObject::new(Kind::StatefulSet, serde_json::from_value(set).unwrap(), None);
+    assert_eq!(is_rolled_out(Some(&set), changed), expected);
+    assert!(is_rolled_out(None, changed));
+}
+
 /// Its API server writes what it is sent; how often it wrote the object at that path.
 fn context(watched: &'static str) -> (Context, Arc<AtomicUsize>) {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
