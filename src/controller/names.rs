@@ -7,6 +7,9 @@ use kube::{Resource, ResourceExt};
 
 use crate::api::{INSTANCE_LABEL, MANAGED_BY, XmppFederation};
 
+/// Label of all edge pods, of whatever resource.
+pub const EDGE_LABEL: (&str, &str) = ("app.kubernetes.io/name", "xmpp-federation-edge");
+
 /// Port of the edge's admin interface.
 pub const ADMIN_PORT: u16 = 8080;
 
@@ -95,16 +98,13 @@ impl Owner {
 
     /// Label selector of the pods.
     pub fn selector(&self) -> String {
-        format!(
-            "app.kubernetes.io/name=xmpp-federation-edge,{INSTANCE_LABEL}={}",
-            self.name
-        )
+        format!("{}={},{INSTANCE_LABEL}={}", EDGE_LABEL.0, EDGE_LABEL.1, self.name)
     }
 
     /// Labels that select the pods.
     pub fn pod_labels(&self) -> BTreeMap<String, String> {
         BTreeMap::from([
-            ("app.kubernetes.io/name".to_owned(), "xmpp-federation-edge".to_owned()),
+            (EDGE_LABEL.0.to_owned(), EDGE_LABEL.1.to_owned()),
             (INSTANCE_LABEL.to_owned(), self.name.clone()),
         ])
     }

@@ -1,6 +1,6 @@
 //! The hosts that may connect to the edge pods, and those to which the pods may connect.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use k8s_openapi::api::networking::v1::{
@@ -9,11 +9,12 @@ use k8s_openapi::api::networking::v1::{
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use xmpp_federation_core::edge_config::Cidr;
 
 use super::RouterAddresses;
 use super::config::DIRECT_TLS_PORT;
 use crate::api::passed::Passed;
-use crate::controller::names::ADMIN_PORT;
+use crate::controller::names::{ADMIN_PORT, EDGE_LABEL};
 use crate::controller::validate::ValidSpec;
 
 /// Private, shared and link-local networks: public DNS must not lead a pod there.
@@ -27,23 +28,36 @@ const NOT_PUBLIC_V4: [&str; 6] = [
 ];
 const NOT_PUBLIC_V6: [&str; 2] = ["fc00::/7", "fe80::/10"];
 
+/// DNS. Behind a Service the pods of a resolver may listen on another port, as those of OpenShift do, and many network
+/// plugins judge a connection after its translation.
+const DNS_PORTS: [u16; 2] = [53, 5353];
+/// Ports of XMPP between servers, at pods.
+const S2S_PORTS: [u16; 2] = [5269, DIRECT_TLS_PORT];
+
 /// Label that Kubernetes gives every namespace.
 const NAMESPACE_NAME: &str = "kubernetes.io/metadata.name";
 
 pub fn policy(valid: &ValidSpec, links: &RouterAddresses) -> NetworkPolicy {
+    let dns = ["UDP", "TCP"].map(|protocol| DNS_PORTS.map(|number| port(protocol, number)));
     let mut egress = vec![
         // Name resolution; resolvers are often inside.
         Egress {
-            ports: Some(vec![port("UDP", 53), port("TCP", 53)]),
+            ports: Some(dns.concat()),
             to: None,
         },
         // An SRV record may name any port.
         Egress {
             ports: None,
-            to: Some(vec![
-                network("0.0.0.0/0", &NOT_PUBLIC_V4),
-                network("::/0", &NOT_PUBLIC_V6),
-            ]),
+            to: Some(public(&valid.deny)),
+        },
+        // Another federation of this cluster: its public address is translated to those of its pods.
+        Egress {
+            ports: Some(S2S_PORTS.map(|number| port("TCP", number)).to_vec()),
+            to: Some(vec![NetworkPolicyPeer {
+                namespace_selector: Some(LabelSelector::default()),
+                pod_selector: Some(labelled(EDGE_LABEL)),
+                ..NetworkPolicyPeer::default()
+            }]),
         },
     ];
     if !valid.allow_private.is_empty() {
@@ -53,30 +67,22 @@ pub fn policy(valid: &ValidSpec, links: &RouterAddresses) -> NetworkPolicy {
             to: Some(networks.map(|cidr| network(&cidr.to_string(), &[])).collect()),
         });
     }
-    let to_hosts = |hosts: Vec<NetworkPolicyPeer>, number| Egress {
-        ports: Some(vec![port("TCP", number)]),
-        to: Some(hosts),
-    };
+    let mut hosts = HostsByPort::default();
     for imp in valid.imp.iter().filter(|_| valid.active) {
-        let nodes = links.get(&imp.spec.name).into_iter().flatten();
-        let routers: Vec<NetworkPolicyPeer> = nodes.filter_map(|(_, address)| host(address)).collect();
-        if !routers.is_empty() {
-            egress.push(to_hosts(routers, imp.router.port));
+        for (_, address) in links.get(&imp.spec.name).into_iter().flatten() {
+            hosts.admit(address, imp.router.port);
         }
     }
     for target in valid.partners.iter().flat_map(|partner| &partner.route) {
-        egress.extend(host(&target.host).map(|host| to_hosts(vec![host], target.port)));
+        hosts.admit(&target.host, target.port);
     }
+    egress.extend(hosts.rules());
     let mut internet = vec![port("TCP", 5269)];
     if valid.direct_tls {
         internet.push(port("TCP", DIRECT_TLS_PORT));
     }
-    let operator = BTreeMap::from([(NAMESPACE_NAME.to_owned(), valid.operator_namespace.clone())]);
     let operator = NetworkPolicyPeer {
-        namespace_selector: Some(LabelSelector {
-            match_labels: Some(operator),
-            ..LabelSelector::default()
-        }),
+        namespace_selector: Some(labelled((NAMESPACE_NAME, &valid.operator_namespace))),
         ..NetworkPolicyPeer::default()
     };
     let spec = &valid.network_policy;
@@ -130,11 +136,151 @@ fn network(cidr: &str, except: &[&str]) -> NetworkPolicyPeer {
     }
 }
 
-/// One address; a name is resolved by the pods alone.
-fn host(address: &str) -> Option<NetworkPolicyPeer> {
-    let cidr = match address.parse::<IpAddr>().ok()? {
-        IpAddr::V4(ip) => format!("{ip}/32"),
-        IpAddr::V6(ip) => format!("{ip}/128"),
+/// All addresses but those that public DNS must not lead to.
+fn public(deny: &[Cidr]) -> Vec<NetworkPolicyPeer> {
+    let (v4, v6): (Vec<&Cidr>, Vec<&Cidr>) = deny.iter().partition(|cidr| cidr.net().addr().is_ipv4());
+    let all_but = |all: &str, except: &[&str], deny: &[&Cidr]| {
+        let deny: Vec<String> = deny.iter().map(|cidr| cidr.net().trunc().to_string()).collect();
+        let except: Vec<&str> = except.iter().copied().chain(deny.iter().map(String::as_str)).collect();
+        network(all, &except)
     };
-    Some(network(&cidr, &[]))
+    vec![
+        all_but("0.0.0.0/0", &NOT_PUBLIC_V4, &v4),
+        all_but("::/0", &NOT_PUBLIC_V6, &v6),
+    ]
+}
+
+fn labelled((label, value): (&str, &str)) -> LabelSelector {
+    LabelSelector {
+        match_labels: Some(BTreeMap::from([(label.to_owned(), value.to_owned())])),
+        ..LabelSelector::default()
+    }
+}
+
+/// Single hosts that are connected to, by port: one rule for each port, however many hosts.
+#[derive(Default)]
+struct HostsByPort(BTreeMap<u16, Hosts>);
+
+enum Hosts {
+    Addresses(BTreeSet<IpAddr>),
+    /// One of them is a name, and a policy knows addresses only: what the name leads to is decided by the edge, and may
+    /// change at any time.
+    Any,
+}
+
+impl HostsByPort {
+    /// A host, as an address or a name.
+    fn admit(&mut self, host: &str, port: u16) {
+        let hosts = self.0.entry(port).or_insert_with(|| Hosts::Addresses(BTreeSet::new()));
+        match (host.parse(), hosts) {
+            (Ok(address), Hosts::Addresses(known)) => {
+                known.insert(address);
+            }
+            (Ok(_), Hosts::Any) => {}
+            (Err(_), hosts) => *hosts = Hosts::Any,
+        }
+    }
+
+    fn rules(self) -> impl Iterator<Item = Egress> {
+        self.0.into_iter().map(|(number, hosts)| Egress {
+            ports: Some(vec![port("TCP", number)]),
+            to: match hosts {
+                Hosts::Addresses(addresses) => Some(addresses.into_iter().map(host).collect()),
+                Hosts::Any => None,
+            },
+        })
+    }
+}
+
+fn host(address: IpAddr) -> NetworkPolicyPeer {
+    network(&format!("{address}/{}", if address.is_ipv4() { 32 } else { 128 }), &[])
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+    use crate::controller::testing::{entry, spec_with, validated};
+    use rstest::rstest;
+    use serde_json::{Value, json};
+
+    /// Rules for single ports: the port, and to which networks; `*` is every address. Routers have `entry address`.
+    fn to_hosts(path: &str, value: Value, routers: &[&str]) -> Vec<String> {
+        let valid = validated(&spec_with(path, value)).unwrap();
+        let mut links = RouterAddresses::new();
+        for router in routers {
+            let (entry, address) = router.split_once(' ').unwrap();
+            let nodes = links.entry(entry.to_owned()).or_default();
+            nodes.push((format!("node-{address}"), address.to_owned()));
+        }
+        let policy = json!(policy(&valid, &links));
+        let rules = policy.pointer("/spec/egress").unwrap().as_array().unwrap();
+        let mut shown = Vec::new();
+        // DNS, the internet and other federations stand before them.
+        for rule in rules.get(3..).unwrap() {
+            let port = rule.pointer("/ports/0/port").unwrap();
+            let to = rule.get("to").and_then(Value::as_array);
+            let networks = to
+                .into_iter()
+                .flatten()
+                .filter_map(|peer| peer.pointer("/ipBlock/cidr")?.as_str());
+            let networks: Vec<&str> = networks.collect();
+            let to = if to.is_none() {
+                "*".to_owned()
+            } else {
+                networks.join(" ")
+            };
+            shown.push(format!("{port} {to}"));
+        }
+        shown
+    }
+
+    #[rstest]
+    #[case::none("", Value::Null, &[], &[])]
+    #[case::routers("", Value::Null, &["main 10.1.0.10", "main 10.1.0.11"], &["7400 10.1.0.10/32 10.1.0.11/32"])]
+    #[case::a_router_by_name("", Value::Null, &["main 10.1.0.10", "main ecup10s.coluc.com"], &["7400 *"])]
+    #[case::prepared("/activation", json!("Prepared"), &["main 10.1.0.10"], &[])]
+    #[case::two_clusters(
+        "/imp",
+        json!([entry("first", "cups.example", &["coluc.com"]), entry("second", "cups2.example", &["conf.coluc.com"])]),
+        &["first 10.1.0.10", "second 10.3.0.10"],
+        &["7401 10.1.0.10/32 10.3.0.10/32"],
+    )]
+    #[case::routes_of_one_port(
+        "/partners",
+        json!([
+            {"domain": "a.example", "route": [{"host": "10.2.0.1"}, {"host": "fd00::1"}]},
+            {"domain": "b.example", "route": [{"host": "10.2.0.2"}, {"host": "10.2.0.1", "port": 5271}]},
+        ]),
+        &["main 10.1.0.10"],
+        &["5269 10.2.0.1/32 10.2.0.2/32 fd00::1/128", "5271 10.2.0.1/32", "7400 10.1.0.10/32"],
+    )]
+    #[case::a_route_by_name(
+        "/partners",
+        json!([{"domain": "a.example", "route": [{"host": "xmpp.inside.lab"}, {"host": "10.2.0.1"}]}]),
+        &[],
+        &["5269 *"],
+    )]
+    fn single_hosts_have_one_rule_for_each_port(
+        #[case] path: &str,
+        #[case] value: Value,
+        #[case] routers: &[&str],
+        #[case] expected: &[&str],
+    ) {
+        assert_eq!(to_hosts(path, value, routers), expected);
+    }
+
+    #[test]
+    fn networks_of_the_cluster_are_not_the_internet() {
+        let mut valid = validated(&spec_with("", Value::Null)).unwrap();
+        valid.deny = ["203.0.113.0/24", "2001:db8:1::/48"]
+            .map(|net| net.parse().unwrap())
+            .to_vec();
+        let policy = json!(policy(&valid, &RouterAddresses::new()));
+        let except = |peer: usize| {
+            let except = policy.pointer(&format!("/spec/egress/1/to/{peer}/ipBlock/except"));
+            except.unwrap().as_array().unwrap().last().unwrap().clone()
+        };
+        assert_eq!([except(0), except(1)], ["203.0.113.0/24", "2001:db8:1::/48"]);
+    }
 }
