@@ -42,7 +42,7 @@ clean-lab: ## Removes every lab of this checkout and what it left on the machine
 
 .PHONY: setup
 setup: ## Debian packages and tools only
-	@testkit/setup.sh kube pause helm
+	@testkit/setup.sh kube pause helm policy-agent
 
 .PHONY: lint
 lint: ## Format and lints only

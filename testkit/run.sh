@@ -133,6 +133,9 @@ demo_steps() {
   return "$status"
 }
 
+# The scenario once more: two nodes, enforced policies, a quota, assigned users. The lab is its own, removed at the end.
+strict_steps() { "$bin/testkit" demo --stage strict --name "$(test_lab)e"; }
+
 # A few hundred messages through the benchmark's chain: it must not rot between the times that somebody needs figures.
 bench_smoke() {
   "$bin/testkit" bench --smoke --dir target/bench-smoke --server "edge=$bin/xmpp-federation-edge" --server relay
@@ -164,7 +167,10 @@ lab_tests() {
 }
 
 # What is played side by side.
-scenario() { phase "demo" demo_steps; }
+scenario() {
+  phase "demo" demo_steps
+  phase "demo, strict cluster" strict_steps
+}
 other_labs() { phase "dual stack" dual && phase "lab tests" lab_tests; }
 
 # All attacks at once, and a partner's latency meanwhile: of the build that is shipped.
@@ -215,7 +221,7 @@ case ${1:-} in
     exec "$bin/testkit" demo --name "$name" --keep
     ;;
   test)
-    phase "set-up" testkit/setup.sh kube pause helm
+    phase "set-up" testkit/setup.sh kube pause helm policy-agent
     phase "format" cargo fmt --all --check
     phase "build" build
     phase "lints" clippy

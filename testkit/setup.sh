@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Prepares a Debian machine for the lab: packages, and the tools that are built from source into target/lab-bin.
-# Usage: setup.sh [kube] [pause] [helm] [cert-manager]   (root; quick when all is there)
+# Usage: setup.sh [kube] [pause] [helm] [cert-manager] [policy-agent]   (root; quick when all is there)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 tools=${TESTKIT_TOOLS:-$PWD/target/lab-bin}
@@ -10,6 +10,7 @@ GO=1.26
 PACKAGES=(
   containerd runc containernetworking-plugins buildah # containers
   iproute2 nftables conntrack kmod procps util-linux  # network namespaces, kube-proxy
+  iptables ipset                                      # the agent that enforces policies
   gcc libc6-dev binutils                              # static binaries
   libexpat1-dev                                       # the judge of what the edge writes to a router
   prosody lua-event lua-unbound ejabberd              # federation partners; without libunbound Prosody asks the machine's resolver
@@ -168,6 +169,13 @@ build_cert-manager() {
   build cert-manager "$(stamp $dir/go.mod $dir/go.sum $dir/main.go)" compile_cert_manager $dir
 }
 
+build_policy-agent() {
+  local dir=testkit/policy-agent
+  build kube-router "$(stamp $dir/go.mod $dir/go.sum)" \
+    go -C $dir build -trimpath -mod=readonly -ldflags "-s -w" -o "$tools/kube-router" \
+    github.com/cloudnativelabs/kube-router/v2/cmd/kube-router
+}
+
 build_pause() {
   local source=testkit/images/pause/pause.c
   build pause "$(sha256sum <$source)" gcc -static -O2 -s -Wall -Wextra -Werror -o "$tools/pause" $source
@@ -180,8 +188,8 @@ install_packages
 for part in "${@:-kube pause}"; do
   for one in $part; do
     case $one in
-      kube | helm | pause | cert-manager) "build_$one" ;;
-      *) fail "there is no part $one: use kube, helm, pause, cert-manager" ;;
+      kube | helm | pause | cert-manager | policy-agent) "build_$one" ;;
+      *) fail "there is no part $one: use kube, helm, pause, cert-manager, policy-agent" ;;
     esac
   done
 done

@@ -160,7 +160,7 @@ async fn remains(sample: &Sample) -> Result<Vec<String>, Error> {
         for object in objects.list_metadata(&ListParams::default()).await? {
             let name = object.name_any();
             let expected = match kind {
-                "Event" => true,
+                "Event" | "LimitRange" | "ResourceQuota" => true,
                 "ConfigMap" => name == "kube-root-ca.crt",
                 "ServiceAccount" => name == "default",
                 "Secret" => SECRETS.contains(&name.as_str()),

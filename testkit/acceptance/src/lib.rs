@@ -6,6 +6,7 @@
 //! testkit demo --stage beyond --keep          further steps on a lab that is running
 //! testkit demo --stage migration --keep       from Expressway and back, and deletions with something in the way
 //! testkit demo --stage dual                   the scenario with IPv6 before IPv4, by the chart, on a fresh lab
+//! testkit demo --stage strict                 twelve steps and more on two nodes with policies, a quota, assigned users
 //! ```
 //! The last line is `demo: N passed, N failed`; the exit status says the same.
 
@@ -20,10 +21,12 @@ mod imp;
 mod install;
 mod migration;
 mod pod;
+mod probe;
 mod ready;
 mod registration;
 pub mod report;
 mod resource;
+mod strict;
 mod symptoms;
 pub mod traffic;
 pub mod users;
@@ -32,7 +35,7 @@ mod world;
 use report::{Report, Talk};
 use resource::Sample;
 use testkit_base::Error;
-use testkit_lab::cluster::{DUAL, ONE};
+use testkit_lab::cluster::{DUAL, ONE, TWO};
 use testkit_lab::{Lab, Options};
 use world::World;
 
@@ -47,6 +50,8 @@ pub enum Stage {
     Migration,
     /// The scenario with IPv6 before IPv4, by an operator that the chart installs for three namespaces.
     Dual,
+    /// The twelve steps and more on a strict cluster: two nodes, policies in force, a quota, assigned users.
+    Strict,
 }
 
 /// Arguments of `testkit demo`.
@@ -82,14 +87,24 @@ pub async fn run(args: Args) -> Result<(), Error> {
 }
 
 async fn play(args: Args) -> Result<Report, Error> {
+    let strict = args.stage == Stage::Strict;
     let options = Options {
         dir: args.dir,
-        nodes: if args.stage == Stage::Dual { DUAL } else { ONE },
+        nodes: match args.stage {
+            Stage::Dual => DUAL,
+            Stage::Strict => TWO,
+            _ => ONE,
+        },
+        policies: strict,
         ..Options::named(&args.name)
     };
     let running = matches!(args.stage, Stage::Beyond | Stage::Migration);
     let lab = if args.step.is_empty() && !running {
-        Lab::up(&options).await?
+        let lab = Lab::up(&options).await?;
+        if strict {
+            strict::prepare(&lab).await?;
+        }
+        lab
     } else {
         Lab::attach(&options.name, options.dir.as_deref())?
     };
@@ -112,6 +127,7 @@ async fn play(args: Args) -> Result<Report, Error> {
                 Stage::Migration => migration::play(&mut scenario).await?,
                 Stage::Dual => dual::play(&mut scenario).await,
                 Stage::Full => full::play(&mut scenario).await,
+                Stage::Strict => strict::play(&mut scenario).await,
             }
             Ok(scenario.report)
         })

@@ -31,6 +31,8 @@ pub struct Options {
     pub kubernetes: bool,
     /// Its nodes.
     pub nodes: &'static [Node],
+    /// An agent on each node that enforces policies of the network.
+    pub policies: bool,
     /// The standard hosts: DNS, IM&P, partner.
     pub hosts: bool,
 }
@@ -43,6 +45,7 @@ impl Options {
             dir: None,
             kubernetes: true,
             nodes: ONE,
+            policies: false,
             hosts: true,
         }
     }

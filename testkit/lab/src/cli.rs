@@ -46,6 +46,9 @@ enum Action {
         /// IPv6 before IPv4, everywhere.
         #[arg(long, conflicts_with = "two_nodes")]
         dual: bool,
+        /// Enforces network policies.
+        #[arg(long)]
+        policies: bool,
     },
     /// Removes a lab and everything it left on the machine.
     Down {
@@ -104,6 +107,7 @@ pub async fn run(args: Args) -> Result<(), Error> {
             without_hosts,
             two_nodes,
             dual,
+            policies,
         } => {
             let nodes = match (two_nodes, dual) {
                 (true, _) => TWO,
@@ -116,6 +120,7 @@ pub async fn run(args: Args) -> Result<(), Error> {
                 kubernetes: !without_kubernetes,
                 hosts: !without_hosts,
                 nodes,
+                policies,
             };
             let lab = Lab::up(&options).await?;
             println!("folder: {}", lab.dir().display());

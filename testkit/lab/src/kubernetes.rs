@@ -17,7 +17,7 @@
 //! | kubelet | `clusterDNS: 10.244.200.53` | the lab's DNS; it has no names of Services, so in-cluster names other than the apiserver's injected address do not resolve |
 //! | containerd | `restrict_oom_score_adj` | the machine may lack the right to lower it |
 //! | containerd | `disable_apparmor` | a profile would stay in the machine's kernel |
-//! | CNI | `ptp` without masquerading | partners see pods' addresses; `NetworkPolicy` is not enforced |
+//! | CNI | `ptp` without masquerading | partners see pods' addresses; `NetworkPolicy` is enforced only where kube-router runs ([`enforce_policies`]) |
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -40,10 +40,12 @@ use testkit_base::Error;
 const CONTROLLERS: [&str; 2] = ["kube-scheduler", "kube-controller-manager"];
 /// Components of each node that end before its containerd.
 const ON_NODES: [&str; 2] = ["kubelet", "kube-proxy"];
+/// Enforces network policies, where that is wanted.
+const POLICY_AGENT: &str = "kube-router";
 
 /// Programs of Kubernetes that end first, whatever node they are on: they depend on the others.
 pub fn stop_first() -> impl Iterator<Item = &'static str> {
-    ON_NODES.into_iter().chain(CONTROLLERS)
+    ON_NODES.into_iter().chain([POLICY_AGENT]).chain(CONTROLLERS)
 }
 
 /// Starts everything; returns when all nodes are Ready and pods can be created.
@@ -80,6 +82,35 @@ pub async fn start(lab: &Layout, nodes: &[Node], images: &[std::path::PathBuf]) 
         starter.start_on(node, "kubelet", &kubelet(&starter.dir, node))?;
     }
     nodes_ready(lab, nodes).await
+}
+
+/// Starts an agent on each node that enforces network policies as the API defines them; returns when all have set up their
+/// rules.
+pub async fn enforce_policies(lab: &Layout, nodes: &[Node]) -> Result<(), Error> {
+    let (agent, dir) = (layout::tool(POLICY_AGENT)?, lab.kubernetes_dir().display().to_string());
+    for node in nodes {
+        let mut words = vec![agent.display().to_string()];
+        let flags = format!(
+            "--run-firewall=true --run-router=false --run-service-proxy=false --run-loadbalancer=false
+             --kubeconfig=@/policy-agent.kubeconfig --hostname-override={} --service-cluster-ip-range=10.96.0.0/16",
+            node.name
+        );
+        words.extend(in_dir(&flags, &dir));
+        let place = node::place(lab, node)?;
+        process::start(lab, &node.process(POLICY_AGENT), &place, &words, &BTreeMap::new())?;
+    }
+    wait_until("the agents of policies", Duration::from_secs(30), async || {
+        for node in nodes {
+            running(lab, &[node.process(POLICY_AGENT)])?;
+            let mut words = node::place(lab, node)?.prefix();
+            words.extend(command::words("iptables -w -S KUBE-ROUTER-FORWARD"));
+            if !command::output(&words, None).await?.success {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    })
+    .await
 }
 
 /// Name of the files of a node's kubelet, without ending.
@@ -152,6 +183,7 @@ fn certificates(dir: &Path) -> Result<Authority, Error> {
     ca.kubeconfig(dir, "controller-manager", "system:kube-controller-manager", None)?;
     ca.kubeconfig(dir, "scheduler", "system:kube-scheduler", None)?;
     ca.kubeconfig(dir, "proxy", "system:kube-proxy", None)?;
+    ca.kubeconfig(dir, "policy-agent", "lab-policy-agent", Some("system:masters"))?;
     Ok(ca)
 }
 

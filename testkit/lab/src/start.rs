@@ -67,6 +67,9 @@ impl Lab {
         let kubernetes = async {
             if options.kubernetes {
                 kubernetes::start(layout, options.nodes, &archives).await?;
+                if options.policies {
+                    kubernetes::enforce_policies(layout, options.nodes).await?;
+                }
                 let cloud = layout.kubernetes_dir().join("cloud.kubeconfig");
                 let cloud = cloud.display().to_string();
                 let mut words = vec!["lab", "cloud", "--kubeconfig", &cloud];
