@@ -14,13 +14,13 @@ use tracing::{error, info};
 use xmpp_federation_core::edge_config::Cidr;
 use xmpp_federation_imp::{Manager, preflight};
 use xmpp_federation_operator::controller::ledger_store::KubeStore;
-use xmpp_federation_operator::controller::{Context, ResourceGuard, Settings, watch};
+use xmpp_federation_operator::controller::{Context, PodUsers, ResourceGuard, Settings, watch};
 use xmpp_federation_operator::edges;
-use xmpp_federation_operator::runtime::api_error::bounded;
+use xmpp_federation_operator::runtime::api_error::{ApiError, bounded};
 use xmpp_federation_operator::runtime::leadership::{self, Leadership};
 use xmpp_federation_operator::runtime::lease::{Election, HeldLease};
 use xmpp_federation_operator::runtime::metrics::{Held, Metrics};
-use xmpp_federation_operator::runtime::{health, logging, memory, preflight_file};
+use xmpp_federation_operator::runtime::{health, logging, memory, platform, preflight_file};
 
 /// Kubernetes operator for XMPP federation of Cisco Unified CM IM and Presence.
 #[derive(Parser)]
@@ -151,6 +151,19 @@ async fn clients(metrics: &Metrics, leadership: &Leadership) -> Result<(kube::Cl
     Ok((leases, guarded))
 }
 
+/// Says which cluster this is; who decides as which users pods run in it.
+async fn greet(client: &kube::Client, namespace: &str) -> Result<PodUsers, ApiError> {
+    let version = bounded(client.apiserver_version()).await?;
+    info!(
+        version = env!("CARGO_PKG_VERSION"),
+        kubernetes = version.git_version,
+        namespace,
+        "started"
+    );
+    let assigned = platform::assigns_users(client).await?;
+    Ok(if assigned { PodUsers::Assigned } else { PodUsers::Fixed })
+}
+
 /// Is cancelled when the process is asked to end.
 fn stop_signal() -> Result<CancellationToken, String> {
     let stop = CancellationToken::new();
@@ -184,15 +197,7 @@ async fn run(args: Args) -> Result<(), String> {
     let clock = leadership::boot_clock();
     let leadership = Leadership::new(clock.clone());
     let (leases, client) = clients(&metrics, &leadership).await?;
-    let version = bounded(leases.apiserver_version())
-        .await
-        .map_err(|error| error.to_string())?;
-    info!(
-        version = env!("CARGO_PKG_VERSION"),
-        kubernetes = version.git_version,
-        namespace = args.namespace,
-        "started"
-    );
+    let pod_users = greet(&leases, &args.namespace).await.map_err(|e| e.to_string())?;
     // A standby is ready: it can take over at any moment.
     readiness.set_ready();
 
@@ -221,6 +226,7 @@ async fn run(args: Args) -> Result<(), String> {
         edge_pull_secrets: args.edge_image_pull_secrets,
         namespace: args.namespace,
         cluster_networks: args.cluster_networks,
+        pod_users,
     };
     let context = Arc::new(Context::new(
         client,

@@ -98,6 +98,30 @@ fn the_chart_and_the_kustomization_install_the_same_objects() {
 
 #[test]
 #[ignore = "needs helm and kubectl; make test runs it"]
+fn the_operators_policy_is_the_same_in_both() {
+    let policy = "NetworkPolicy xmpp-federation-operator";
+    let deploy = std::fs::read_to_string(root().join("deploy/network-policy.yaml")).unwrap();
+    let chart_of = |settings: &[&str]| objects(&chart(settings)).remove(policy);
+    assert_eq!(chart_of(&[]), None);
+    assert_eq!(
+        chart_of(&["networkPolicy.enabled=true"]),
+        objects(&deploy).remove(policy)
+    );
+    let extended = chart_of(&[
+        "networkPolicy.enabled=true",
+        "networkPolicy.impPorts={8443,8444}",
+        "networkPolicy.metricsFrom[0].podSelector.matchLabels.app=prometheus",
+        "networkPolicy.extraEgress[0].ports[0].port=9",
+    ]);
+    let extended = extended.unwrap();
+    let at = |pointer: &str| extended.pointer(pointer).cloned().unwrap_or_default();
+    assert_eq!(at("/spec/ingress/0/ports/0/port"), 8081);
+    assert_eq!(at("/spec/egress/2/ports/1/port"), 8444);
+    assert_eq!(at("/spec/egress/4/ports/0/port"), 9);
+}
+
+#[test]
+#[ignore = "needs helm and kubectl; make test runs it"]
 fn the_charts_definition_is_the_generated_one_and_outlives_the_release() {
     let plain = std::fs::read_to_string(root().join("crds/xmppfederations.yaml")).unwrap();
     let plain = objects(&plain);

@@ -58,4 +58,4 @@ pub mod watch;
 
 pub use context::Context;
 pub use guard::ResourceGuard;
-pub use validate::Settings;
+pub use validate::{PodUsers, Settings};

@@ -104,7 +104,7 @@ const REMEDIES: [(&str, &str); 9] = [
     ),
     (
         "security context constraint",
-        "grant the pods' ServiceAccount a constraint that admits them, such as nonroot-v2",
+        "give no user or group in spec.edge.pod.securityContext, or one of the namespace's range; or grant the pods' ServiceAccount a constraint that admits them, such as nonroot-v2",
     ),
     (
         " per Container is ",

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::build;
 use super::names::Owner;
-use super::validate::{self, Refusal, Settings, ValidSpec};
+use super::validate::{self, PodUsers, Refusal, Settings, ValidSpec};
 use crate::api::slots::Slots;
 use crate::api::spec::XmppFederationSpec;
 
@@ -26,6 +26,7 @@ pub fn settings() -> Settings {
         edge_pull_secrets: Vec::new(),
         namespace: "xmpp-federation-system".to_owned(),
         cluster_networks: vec!["10.96.0.0/16".parse().unwrap()],
+        pod_users: PodUsers::Fixed,
     }
 }
 

@@ -7,4 +7,5 @@ pub mod lease;
 pub mod logging;
 pub mod memory;
 pub mod metrics;
+pub mod platform;
 pub mod preflight_file;

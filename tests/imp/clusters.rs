@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use testkit_simulator::{Call, ImpConfig, NodeConfig, SimulatedImp};
 use xmpp_federation_imp::Manager;
 use xmpp_federation_operator::controller::ledger_store::KubeStore;
-use xmpp_federation_operator::controller::{Context, ResourceGuard, Settings, watch};
+use xmpp_federation_operator::controller::{Context, PodUsers, ResourceGuard, Settings, watch};
 use xmpp_federation_operator::edges;
 use xmpp_federation_operator::runtime::health::Readiness;
 use xmpp_federation_operator::runtime::metrics::Metrics;
@@ -128,6 +128,7 @@ impl Operator {
                 edge_pull_secrets: Vec::new(),
                 namespace: "xmpp-federation-system".to_owned(),
                 cluster_networks: Vec::new(),
+                pod_users: PodUsers::Fixed,
             },
             "operator-0".to_owned(),
         );

@@ -371,8 +371,8 @@ pub struct PodSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "any_object")]
     pub resources: Option<Passed<ResourceRequirements>>,
-    /// User, groups and further settings of the pods. Absent: user, group and fsGroup 65532. What is given takes their
-    /// place, so {} leaves user and groups to a platform that assigns them. The pods run as no root and with the
+    /// User, groups and further settings of the pods. Absent: user, group and fsGroup 65532, or none on OpenShift, which
+    /// assigns them. What is given takes their place, so {} leaves user and groups to another platform that assigns them. The pods run as no root and with the
     /// runtime's seccomp profile, unless other ones are given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "any_object")]

@@ -19,7 +19,7 @@ use super::mesh;
 use super::services::{some, word};
 use crate::api::passed::Passed;
 use crate::controller::names::{ADMIN_PORT, DIALBACK_KEY, EDGE_CONFIG};
-use crate::controller::validate::ValidSpec;
+use crate::controller::validate::{PodUsers, ValidSpec};
 
 /// Where the configuration and secrets are mounted.
 pub const CONFIG_DIR: &str = "/etc/xmpp-federation/edge";
@@ -84,7 +84,7 @@ fn pod_spec(valid: &ValidSpec) -> PodSpec {
         host_pid: Some(false),
         host_ipc: Some(false),
         termination_grace_period_seconds: Some(i64::try_from(grace).unwrap_or(i64::MAX)),
-        security_context: Some(security_context(pod.security_context.as_deref())),
+        security_context: Some(security_context(pod.security_context.as_deref(), valid.pod_users)),
         containers: vec![container(valid)],
         volumes: Some(volumes(valid)),
         affinity: Some(pod.affinity.clone().map_or_else(|| spread(valid), Passed::into_inner)),
@@ -97,12 +97,13 @@ fn pod_spec(valid: &ValidSpec) -> PodSpec {
     }
 }
 
-/// Where user or groups are given, or nothing is (`{}`), the platform sets the others; without them the files that are
-/// mounted could not be read. The rest of the restricted profile stays unless given.
-fn security_context(given: Option<&PodSecurityContext>) -> PodSecurityContext {
+/// Where user or groups are given, or nothing is (`{}`), the platform sets the others, as it does where it assigns them by
+/// itself; without them the files that are mounted could not be read. The rest of the restricted profile stays unless given.
+fn security_context(given: Option<&PodSecurityContext>, users: PodUsers) -> PodSecurityContext {
     let mut context = given.cloned().unwrap_or_default();
     let identity = (context.run_as_user, context.run_as_group, context.fs_group);
-    let left_to_the_platform = given == Some(&PodSecurityContext::default()) || identity != (None, None, None);
+    let left_to_the_platform =
+        users == PodUsers::Assigned || given == Some(&PodSecurityContext::default()) || identity != (None, None, None);
     if !left_to_the_platform {
         (context.run_as_user, context.run_as_group, context.fs_group) = (Some(USER), Some(USER), Some(USER));
     }
@@ -347,6 +348,26 @@ mod tests {
         );
         assert!(!set.to_string().contains("subPath"));
         assert_eq!(at(&format!("{pod}/terminationGracePeriodSeconds")), json!(45));
+    }
+
+    #[rstest::rstest]
+    #[case::elsewhere(PodUsers::Fixed, Value::Null, [json!(65532), json!(65532), json!(65532)])]
+    #[case::by_default(PodUsers::Assigned, Value::Null, [Value::Null, Value::Null, Value::Null])]
+    #[case::a_profile_alone(PodUsers::Assigned, json!({"fsGroupChangePolicy": "Always"}), [Value::Null, Value::Null, Value::Null])]
+    #[case::given(PodUsers::Assigned, json!({"runAsUser": 1_000_660_000}), [json!(1_000_660_000), Value::Null, Value::Null])]
+    fn users_and_groups_are_left_to_a_platform_that_assigns_them(
+        #[case] users: PodUsers,
+        #[case] given: Value,
+        #[case] expected: [Value; 3],
+    ) {
+        let mut valid = validated(&spec_with("/edge/pod", json!({"securityContext": given}))).unwrap();
+        valid.pod_users = users;
+        let set = json!(stateful_set(&valid, 1));
+        let context = set.pointer("/spec/template/spec/securityContext").unwrap();
+        let identity =
+            ["runAsUser", "runAsGroup", "fsGroup"].map(|field| context.get(field).cloned().unwrap_or_default());
+        assert_eq!(identity, expected);
+        assert_eq!(context["runAsNonRoot"], json!(true));
     }
 
     #[test]

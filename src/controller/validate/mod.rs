@@ -31,6 +31,15 @@ pub use edge::TlsTerms;
 use edge::{limits, proxy_sources, service, tls_terms};
 use partners::partners;
 
+/// Who decides as which user pods run, where the spec does not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PodUsers {
+    /// The operator.
+    Fixed,
+    /// The cluster, which refuses others.
+    Assigned,
+}
+
 /// What the operator itself adds to every resource.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
@@ -42,6 +51,8 @@ pub struct Settings {
     pub namespace: String,
     /// Networks of pods and Services that DNS must never lead an edge to.
     pub cluster_networks: Vec<Cidr>,
+    /// Users of pods for which the spec names none.
+    pub pod_users: PodUsers,
 }
 
 /// A spec without contradictions, in the types of the field.
@@ -95,6 +106,7 @@ pub struct ValidSpec {
     /// The clusters of IM and Presence, in the order of the spec; at least one.
     pub imp: Vec<ImpCluster>,
     pub operator_namespace: String,
+    pub pod_users: PodUsers,
 }
 
 impl ValidSpec {
@@ -312,6 +324,7 @@ pub fn run<'a>(
         deny: settings.cluster_networks.clone(),
         imp,
         operator_namespace: settings.namespace.clone(),
+        pod_users: settings.pod_users,
     })
 }
 
