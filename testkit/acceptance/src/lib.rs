@@ -5,6 +5,7 @@
 //! testkit demo --name demo --step 7 --step 11 some steps on a lab that is running
 //! testkit demo --stage beyond --keep          further steps on a lab that is running
 //! testkit demo --stage migration --keep       from Expressway and back, and deletions with something in the way
+//! testkit demo --stage rights --keep          which of its rights the operator used, after all others
 //! testkit demo --stage dual                   the scenario with IPv6 before IPv4, by the chart, on a fresh lab
 //! testkit demo --stage strict                 twelve steps and more on two nodes with policies, a quota, assigned users
 //! ```
@@ -27,6 +28,7 @@ mod registration;
 pub mod report;
 mod resource;
 mod strict;
+mod rights;
 mod symptoms;
 pub mod traffic;
 pub mod users;
@@ -48,6 +50,8 @@ pub enum Stage {
     Beyond,
     /// From Expressway and back, and deletions with something in the way, on such a lab.
     Migration,
+    /// Which of its rights the operator used in all other stages.
+    Rights,
     /// The scenario with IPv6 before IPv4, by an operator that the chart installs for three namespaces.
     Dual,
     /// The twelve steps and more on a strict cluster: two nodes, policies in force, a quota, assigned users.
@@ -98,7 +102,7 @@ async fn play(args: Args) -> Result<Report, Error> {
         policies: strict,
         ..Options::named(&args.name)
     };
-    let running = matches!(args.stage, Stage::Beyond | Stage::Migration);
+    let running = matches!(args.stage, Stage::Beyond | Stage::Migration | Stage::Rights);
     let lab = if args.step.is_empty() && !running {
         let lab = Lab::up(&options).await?;
         if strict {
@@ -125,6 +129,7 @@ async fn play(args: Args) -> Result<Report, Error> {
             match stage {
                 Stage::Beyond => beyond::play(&mut scenario).await,
                 Stage::Migration => migration::play(&mut scenario).await?,
+                Stage::Rights => rights::play(&mut scenario).await,
                 Stage::Dual => dual::play(&mut scenario).await,
                 Stage::Full => full::play(&mut scenario).await,
                 Stage::Strict => strict::play(&mut scenario).await,
