@@ -44,6 +44,9 @@ struct Args {
     /// Names of Secrets for pulling that image, separated by commas, where a resource names none.
     #[arg(long, env = "EDGE_IMAGE_PULL_SECRETS", value_delimiter = ',')]
     edge_image_pull_secrets: Vec<String>,
+    /// Use only Secrets with the label xmppfederation.io/use=allowed, whatever a resource refers to: true or false.
+    #[arg(long, env = "REQUIRE_LABELLED_SECRETS", default_value_t = false, action = clap::ArgAction::Set)]
+    require_labelled_secrets: bool,
     /// Networks of pods and Services, separated by commas: DNS must never lead an edge there.
     #[arg(long, env = "CLUSTER_NETWORKS", value_delimiter = ',')]
     cluster_networks: Vec<Cidr>,
@@ -225,6 +228,7 @@ async fn run(args: Args) -> Result<(), String> {
         edge_image: args.edge_image,
         edge_pull_secrets: args.edge_image_pull_secrets,
         namespace: args.namespace,
+        labelled_secrets: args.require_labelled_secrets,
         cluster_networks: args.cluster_networks,
         pod_users,
     };

@@ -185,6 +185,31 @@ fn named_namespaces_take_roles_instead_of_a_cluster_wide_one() {
     assert!(deployment.to_string().contains("WATCH_NAMESPACES"));
 }
 
+#[test]
+#[ignore = "needs helm and kubectl; make test runs it"]
+fn two_releases_have_no_object_in_common_but_the_definition() {
+    let names = |settings: &[&str]| -> BTreeSet<String> {
+        let settings = [&["crds.enabled=false", "watchNamespaces={one}"], settings].concat();
+        objects(&chart(&settings)).into_keys().collect()
+    };
+    let (first, second) = (names(&[]), names(&["fullnameOverride=another"]));
+    assert_eq!(first.intersection(&second).collect::<Vec<_>>(), Vec::<&String>::new());
+    let without = names(&["userRoles.create=false"]);
+    assert!(!without.iter().any(|key| key.starts_with("ClusterRole")), "{without:?}");
+    assert!(
+        first.contains("ClusterRole xmpp-federation-operator-editor"),
+        "{first:?}"
+    );
+}
+
+#[test]
+#[ignore = "needs helm and kubectl; make test runs it"]
+fn the_chart_turns_the_label_on_secrets_on() {
+    let environment = |settings: &[&str]| chart(settings).contains("REQUIRE_LABELLED_SECRETS");
+    assert!(!environment(&[]));
+    assert!(environment(&["requireLabelledSecrets=true"]));
+}
+
 /// API group, resource and verbs that the operator uses in the namespaces of the resources.
 const USED: &[(&str, &str, &str)] = &[
     ("xmppfederation.io", "xmppfederations", "get list watch patch"),

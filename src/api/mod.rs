@@ -33,6 +33,8 @@ pub const FINALIZER: &str = "xmppfederation.io/registrations";
 pub const MANAGED_BY: (&str, &str) = ("app.kubernetes.io/managed-by", "xmpp-federation-operator");
 /// Label naming the resource an object belongs to.
 pub const INSTANCE_LABEL: &str = "app.kubernetes.io/instance";
+/// Label of a Secret that resources may use, where the operator requires it.
+pub const USE_LABEL: (&str, &str) = ("xmppfederation.io/use", "allowed");
 /// Annotation on a pod: hash of the configuration it should have loaded.
 pub const CONFIG_HASH: &str = "xmppfederation.io/config-hash";
 

@@ -24,6 +24,7 @@ xmpp_federation_imp::reasons! {
         WritesUndone: "Somebody changes an object of ours back after each write.", "Stop the writer that the message names.";
         ApiRefused: "The Kubernetes API refused an object.", "Read the message; it is the API server's.";
         SecretMissing: "A Secret or a key in it is missing.", "Create the Secret with the key named in the message.";
+        SecretNotAllowed: "A Secret lacks the label xmppfederation.io/use=allowed, which this operator requires. Nothing is read of it; what runs keeps what it has.", "If the resource may use that Secret, set the label with the command in the message.";
         SecretInvalid: "A Secret's content is not usable.", "Correct the Secret as the message says.";
         NoPods: "No edge pod is wanted.", "Set spec.edge.replicas above 0.";
         PodsNotCreated: "The API server refuses to create a pod: a quota, a LimitRange, a missing PriorityClass, pod security, or a webhook.", "Do what the message says; it has the API server's words.";

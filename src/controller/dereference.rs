@@ -163,7 +163,7 @@ fn revocation_lists(
         .get(Kind::ConfigMap, &owner.sibling(&reference.name))?;
     Ok(found.and_then(|data| match &*data {
         Data::ConfigMap(data) => data.get(&reference.key).cloned(),
-        Data::Secret(_) => None,
+        Data::Secret(_) | Data::NotAllowed => None,
     }))
 }
 

@@ -1,5 +1,6 @@
 //! Secrets and `ConfigMaps` that resources refer to. All of a namespace are watched by their metadata; the data
-//! of those that a resource refers to is fetched by name, and of no other.
+//! of those that a resource refers to is fetched by name, and of no other. Where the operator requires a label on Secrets,
+//! the metadata is asked for first, and the data of a Secret without it stays in the API server.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -14,6 +15,8 @@ use super::kube::{Kind, call};
 use super::names::ObjectName;
 use super::objects::secret_data;
 use super::queue::Queue;
+use crate::api::USE_LABEL;
+use crate::api::reasons::Reason;
 use crate::backoff::doubled;
 use xmpp_federation_imp::access::SecretVersion;
 
@@ -32,12 +35,28 @@ pub struct SecretContent {
     pub data: BTreeMap<String, SecretBytes>,
 }
 
+/// Why there is no content of a Secret.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Unavailable {
+    /// It does not exist.
+    Absent,
+    /// It lacks the label that this operator requires.
+    NotAllowed,
+}
+
 /// A Secret that is needed cannot be used. The first value is its name, the second the key.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SecretError {
     /// It does not exist; the second value is its purpose.
     #[error("Secret {0}, {1}, does not exist in this namespace; create it")]
     Absent(String, String),
+    /// It lacks the label that this operator requires; the second value is its purpose.
+    #[error(
+        "Secret {0}, {1}, is not used: this operator takes only Secrets with the label {label}={value}; if this resource may use it: kubectl label secret {0} {label}={value}, in this namespace",
+        label = USE_LABEL.0,
+        value = USE_LABEL.1
+    )]
+    NotAllowed(String, String),
     /// It lacks the key, and has these.
     #[error("Secret {0} has no key {1:?}; add it (it has: {list})", list = .2.join(", "))]
     NoKey(String, String, Vec<String>),
@@ -47,6 +66,16 @@ pub enum SecretError {
     /// The key does not hold this kind of text.
     #[error("key {1:?} of Secret {0} is not {2} text; correct it")]
     NotText(String, &'static str, &'static str),
+}
+
+impl SecretError {
+    /// The reason in a condition.
+    pub fn reason(&self) -> Reason {
+        match self {
+            Self::NotAllowed(..) => Reason::SecretNotAllowed,
+            Self::Absent(..) | Self::NoKey(..) | Self::Empty(..) | Self::NotText(..) => Reason::SecretMissing,
+        }
+    }
 }
 
 impl SecretContent {
@@ -61,17 +90,19 @@ impl SecretContent {
     }
 }
 
-/// Secrets that users brought, by name; `None`: does not exist.
+/// Secrets that users brought, by name.
 #[derive(Debug, Clone, Default)]
-pub struct Secrets(pub BTreeMap<String, Option<SecretContent>>);
+pub struct Secrets(pub BTreeMap<String, Result<SecretContent, Unavailable>>);
 
 impl Secrets {
     /// The Secret, which is there for that purpose.
     pub fn get(&self, name: &str, purpose: &str) -> Result<&SecretContent, SecretError> {
-        self.0
-            .get(name)
-            .and_then(Option::as_ref)
-            .ok_or_else(|| SecretError::Absent(name.to_owned(), purpose.to_owned()))
+        let error: fn(String, String) -> SecretError = match self.0.get(name) {
+            Some(Ok(content)) => return Ok(content),
+            Some(Err(Unavailable::NotAllowed)) => SecretError::NotAllowed,
+            Some(Err(Unavailable::Absent)) | None => SecretError::Absent,
+        };
+        Err(error(name.to_owned(), purpose.to_owned()))
     }
 
     /// One key of one Secret.
@@ -87,6 +118,8 @@ pub type Reference = (Kind, ObjectName);
 #[derive(Debug, Clone)]
 pub enum Data {
     Secret(SecretContent),
+    /// A Secret without the label that this operator requires.
+    NotAllowed,
     ConfigMap(BTreeMap<String, String>),
 }
 
@@ -188,17 +221,19 @@ impl References {
                 namespace: namespace.to_owned(),
                 name: name.clone(),
             };
-            let secret = self.get(Kind::Secret, &object)?.and_then(|data| match &*data {
-                Data::Secret(secret) => Some(secret.clone()),
-                Data::ConfigMap(_) => None,
-            });
+            let data = self.get(Kind::Secret, &object)?;
+            let secret = match data.as_deref() {
+                Some(Data::Secret(secret)) => Ok(secret.clone()),
+                Some(Data::NotAllowed) => Err(Unavailable::NotAllowed),
+                Some(Data::ConfigMap(_)) | None => Err(Unavailable::Absent),
+            };
             Ok((name.clone(), secret))
         });
         Ok(Secrets(read.collect::<Result<_, _>>()?))
     }
 
-    /// Fetches what is asked for, for ever, and wakes who refers to it.
-    pub async fn fetch(self: Arc<Self>, client: Client, queue: Arc<Queue>) {
+    /// Fetches what is asked for, for ever, and wakes who refers to it; `labelled`: of Secrets only those with the label.
+    pub async fn fetch(self: Arc<Self>, client: Client, queue: Arc<Queue>, labelled: bool) {
         let room = Arc::new(tokio::sync::Semaphore::new(AT_ONCE));
         loop {
             let changed = self.changed.notified();
@@ -207,7 +242,7 @@ impl References {
                 let room = Arc::clone(&room);
                 tokio::spawn(async move {
                     let _permit = room.acquire().await;
-                    let fetched = read(&client, kind, &name).await;
+                    let fetched = read(&client, kind, &name, labelled && kind == Kind::Secret).await;
                     if let Some(retry) = references.fetched(&(kind, name.clone()), fetched, &queue) {
                         tokio::time::sleep(retry).await;
                         references.changed(kind, name);
@@ -260,12 +295,26 @@ impl References {
     }
 }
 
-async fn read(client: &Client, kind: Kind, name: &ObjectName) -> Result<Option<Data>, String> {
+async fn read(client: &Client, kind: Kind, name: &ObjectName, labelled: bool) -> Result<Option<Data>, String> {
     let what = || format!("{} {} cannot be read", kind.as_str(), name.name);
-    let found = call(what, kind.api(client, &name.namespace).get_opt(&name.name)).await;
+    let api = kind.api(client, &name.namespace);
+    if labelled {
+        let found = call(what, api.get_metadata_opt(&name.name)).await;
+        let Some(metadata) = found.map_err(|error| error.to_string())? else {
+            return Ok(None);
+        };
+        if !is_allowed(&metadata) {
+            return Ok(Some(Data::NotAllowed));
+        }
+    }
+    let found = call(what, api.get_opt(&name.name)).await;
     let Some(object) = found.map_err(|error| error.to_string())? else {
         return Ok(None);
     };
+    // It may have lost the label between the two.
+    if labelled && !is_allowed(&object) {
+        return Ok(Some(Data::NotAllowed));
+    }
     Ok(Some(if kind == Kind::Secret {
         Data::Secret(SecretContent {
             version: SecretVersion {
@@ -282,15 +331,118 @@ async fn read(client: &Client, kind: Kind, name: &ObjectName) -> Result<Option<D
     }))
 }
 
+/// Whether resources may use a Secret, by its label.
+fn is_allowed(object: &impl ResourceExt) -> bool {
+    object
+        .labels()
+        .get(USE_LABEL.0)
+        .is_some_and(|value| value == USE_LABEL.1)
+}
+
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "tests")]
+    #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
     use super::*;
     use crate::controller::testing::owner;
     use rstest::rstest;
 
+    use http::{Request, Response, StatusCode};
+    use kube::client::Body;
+    use serde_json::json;
+
     fn name(name: &str) -> ObjectName {
         owner().sibling(name)
+    }
+
+    /// An API server that has these answers: the labels of a Secret, or that it does not exist. What was read there, and how
+    /// often the data was asked for.
+    async fn read_with(answers: Vec<Option<serde_json::Value>>, labelled: bool) -> (Option<Data>, usize) {
+        let (left, asked) = (Arc::new(Mutex::new(answers)), Arc::new(Mutex::new(0)));
+        let count = Arc::clone(&asked);
+        let service = tower::service_fn(move |request: Request<Body>| {
+            let accept = request
+                .headers()
+                .get("accept")
+                .map(|value| value.to_str().unwrap().to_owned());
+            let metadata = accept.is_some_and(|accept| accept.contains("PartialObjectMetadata"));
+            *count.lock() += usize::from(!metadata);
+            let mut object = json!({"apiVersion": "v1", "kind": "Secret", "data": {"password": "c2VjcmV0"}});
+            if metadata {
+                object = json!({"apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata"});
+            }
+            let (code, body) = match left.lock().remove(0) {
+                Some(labels) => {
+                    object["metadata"] = json!({"name": "axl", "namespace": "federation", "labels": labels});
+                    (StatusCode::OK, object)
+                }
+                None => {
+                    let missing = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
+                        "message": "not found", "reason": "NotFound", "code": 404});
+                    (StatusCode::NOT_FOUND, missing)
+                }
+            };
+            let body = Body::from(body.to_string().into_bytes());
+            async move { Ok::<_, kube::Error>(Response::builder().status(code).body(body).unwrap()) }
+        });
+        let client = Client::new(service, "federation");
+        let data = read(&client, Kind::Secret, &name("axl"), labelled).await.unwrap();
+        let asked = *asked.lock();
+        (data, asked)
+    }
+
+    #[rstest]
+    #[case::nothing_is_required(false, vec![Some(json!({}))], "content", 1)]
+    #[case::with_the_label(true, vec![Some(json!({"xmppfederation.io/use": "allowed"})), Some(json!({"xmppfederation.io/use": "allowed"}))], "content", 1)]
+    #[case::without_it(true, vec![Some(json!({"a": "b"}))], "not allowed", 0)]
+    #[case::with_another_value(true, vec![Some(json!({"xmppfederation.io/use": "no"}))], "not allowed", 0)]
+    #[case::taken_away_in_between(true, vec![Some(json!({"xmppfederation.io/use": "allowed"})), Some(json!({}))], "not allowed", 1)]
+    #[case::absent(true, vec![None], "absent", 0)]
+    #[tokio::test]
+    async fn a_secret_without_the_label_stays_in_the_api_server_where_the_operator_requires_it(
+        #[case] labelled: bool,
+        #[case] answers: Vec<Option<serde_json::Value>>,
+        #[case] expected: &str,
+        #[case] data_was_asked_for: usize,
+    ) {
+        let (data, asked) = read_with(answers, labelled).await;
+        let found = match data {
+            Some(Data::Secret(content)) if content.data.contains_key("password") => "content",
+            Some(Data::NotAllowed) => "not allowed",
+            None => "absent",
+            other => panic!("{other:?}"),
+        };
+        assert_eq!((found, asked), (expected, data_was_asked_for));
+    }
+
+    #[test]
+    fn a_label_that_is_taken_away_takes_the_content_away_and_is_named_with_its_command() {
+        let (references, queue) = (References::default(), Queue::default());
+        let content = SecretContent {
+            version: SecretVersion {
+                namespace: "federation".to_owned(),
+                name: "axl".to_owned(),
+                uid: "s-1".to_owned(),
+                resource_version: "1".to_owned(),
+            },
+            data: [("username".to_owned(), SecretBytes::new(b"admin".to_vec()))].into(),
+        };
+        references.refer(&name("coluc"), &[reference("axl")]);
+        let mut seen = Vec::new();
+        for data in [Data::Secret(content), Data::NotAllowed] {
+            references.changed(Kind::Secret, name("axl"));
+            references.due();
+            references.fetched(&reference("axl"), Ok(Some(data)), &queue);
+            let secrets = references.secrets("federation", &["axl".to_owned()]).unwrap();
+            seen.push(secrets.key("axl", "username", "the account").cloned());
+        }
+        assert_eq!(seen[0].as_ref().unwrap().expose(), b"admin");
+        let error = seen[1].as_ref().unwrap_err();
+        assert_eq!(error.reason(), Reason::SecretNotAllowed);
+        let sentence = error.to_string();
+        assert!(
+            sentence.contains("kubectl label secret axl xmppfederation.io/use=allowed"),
+            "{sentence}"
+        );
     }
 
     fn reference(of: &str) -> Reference {

@@ -25,6 +25,7 @@ pub fn settings() -> Settings {
         edge_image: "edge:1".to_owned(),
         edge_pull_secrets: Vec::new(),
         namespace: "xmpp-federation-system".to_owned(),
+        labelled_secrets: false,
         cluster_networks: vec!["10.96.0.0/16".parse().unwrap()],
         pod_users: PodUsers::Fixed,
     }

@@ -104,7 +104,11 @@ pub async fn run(
     follow_ledgers(&mut watches, feed, &ledgers);
     let env = &context.environment;
     let references = Arc::clone(&env.snapshots.references);
-    watches.spawn(references.fetch(env.client.clone(), Arc::clone(&env.queue)));
+    watches.spawn(references.fetch(
+        env.client.clone(),
+        Arc::clone(&env.queue),
+        env.settings.labelled_secrets,
+    ));
 
     let mut workers = JoinSet::new();
     let work = async {

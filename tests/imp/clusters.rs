@@ -127,6 +127,7 @@ impl Operator {
                 edge_image: "edge:1".to_owned(),
                 edge_pull_secrets: Vec::new(),
                 namespace: "xmpp-federation-system".to_owned(),
+                labelled_secrets: false,
                 cluster_networks: Vec::new(),
                 pod_users: PodUsers::Fixed,
             },

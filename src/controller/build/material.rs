@@ -9,6 +9,7 @@ use xmpp_federation_core::SecretBytes;
 use super::chains::{self, JudgedChain};
 use super::secrets;
 use crate::api;
+use crate::api::reasons::Reason;
 use crate::controller::dereference::{ExistingObjects, KubeView};
 use crate::controller::names::{DIALBACK_KEY, router_file};
 use crate::controller::objects::ExistingObject;
@@ -57,6 +58,16 @@ pub enum MaterialError {
         "ConfigMap {0} with key {1:?}, the lists of spec.tls.revocationLists, does not exist in this namespace; create it"
     )]
     NoRevocationLists(String, String),
+}
+
+impl MaterialError {
+    /// The reason in a condition.
+    pub fn reason(&self) -> Reason {
+        match self {
+            Self::Secret(error) => error.reason(),
+            _ => Reason::SecretMissing,
+        }
+    }
 }
 
 fn restore_dialback() -> String {

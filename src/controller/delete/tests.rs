@@ -225,7 +225,7 @@ impl Bench {
         );
         let env = &context.environment;
         let references = Arc::clone(&env.snapshots.references);
-        tokio::spawn(references.fetch(env.client.clone(), Arc::clone(&env.queue)));
+        tokio::spawn(references.fetch(env.client.clone(), Arc::clone(&env.queue), false));
         context
     }
 

@@ -227,7 +227,7 @@ fn addresses_of_routers(
             Ok(report) if report.barred => NodeAddresses::new(),
             Ok(report) => router_addresses(env, &valid.owner, cluster, &nodes_of(report, before), before),
             // Nobody looks without the Secret, so that the ledger does not come with an answer.
-            Err(why) if why.reason == Reason::SecretMissing && before.is_none_or(Vec::is_empty) => {
+            Err(why) if is_without_secret(why) && before.is_none_or(Vec::is_empty) => {
                 let nodes = env.imp.recorded_nodes(&valid.owner.uid, &sibling(&cluster.spec));
                 router_addresses(env, &valid.owner, cluster, &nodes, None)
             }
@@ -236,6 +236,11 @@ fn addresses_of_routers(
         routers.insert(entry.clone(), addresses);
     }
     routers
+}
+
+/// Whether a cluster is not asked for want of a Secret.
+fn is_without_secret(why: &Verdict) -> bool {
+    matches!(why.reason, Reason::SecretMissing | Reason::SecretNotAllowed)
 }
 
 /// The nodes of a cluster: as it lists them; until then those in use, and where none is, those of the ledger.
@@ -273,7 +278,7 @@ fn result_of(
     let entry = &cluster.spec.name;
     let mut due = None;
     let report = match (missing, seen.map(|seen| (&*seen.answer, seen))) {
-        (Some(error), _) => Err(Verdict::no(Reason::SecretMissing, error.to_string())),
+        (Some(error), _) => Err(Verdict::no(error.reason(), error.to_string())),
         (None, Some((ClusterAnswer::Reconcile(report), seen))) => {
             due = seen.current.then(|| report.requeue_after.saturating_sub(seen.age));
             Ok(Arc::clone(report))

@@ -132,7 +132,7 @@ fn account_names(entry: &ImpSpec) -> impl Iterator<Item = &String> {
 
 /// Which Secret it is, and in which version; `None`: it does not exist.
 fn version_of(secrets: &Secrets, name: &str) -> Option<String> {
-    let version = &secrets.0.get(name)?.as_ref()?.version;
+    let version = &secrets.0.get(name)?.as_ref().ok()?.version;
     Some(format!("{}/{}", version.uid, version.resource_version))
 }
 
@@ -463,7 +463,7 @@ mod tests {
             version,
             data: BTreeMap::new(),
         };
-        Secrets(BTreeMap::from([("second-axl".to_owned(), Some(content))]))
+        Secrets(BTreeMap::from([("second-axl".to_owned(), Ok(content))]))
     }
 
     #[rstest]

@@ -16,13 +16,13 @@ const NOTICE: SignedDuration = SignedDuration::from_hours(180 * 24);
 pub(super) fn verdict(inputs: &Inputs<'_>) -> Verdict {
     let material = inputs.material;
     if let Err(error) = &material.certificate {
-        return Verdict::no(Reason::SecretMissing, error.to_string());
+        return Verdict::no(error.reason(), error.to_string());
     }
     if let Some(refused) = material.chains.iter().find_map(refused) {
         return refused;
     }
     if let Err(error) = &material.others {
-        return Verdict::no(Reason::SecretMissing, error.to_string());
+        return Verdict::no(error.reason(), error.to_string());
     }
     let accepted = material
         .chains

@@ -86,7 +86,7 @@ fn with(spec: Value, secrets: &[(&str, Keys)], at: Timestamp) -> World {
     let mut world = world("/tls", spec);
     let secrets = secrets
         .iter()
-        .map(|(name, keys)| ((*name).to_owned(), Some(content(name, keys))));
+        .map(|(name, keys)| ((*name).to_owned(), Ok(content(name, keys))));
     let view = KubeView {
         secrets: Secrets(secrets.collect()),
         revocation_lists: None,

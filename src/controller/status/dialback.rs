@@ -10,7 +10,7 @@ use crate::api::reasons::Reason;
 pub(super) fn verdict(inputs: &Inputs<'_>) -> Verdict {
     let name = inputs.valid.owner.dialback();
     let secret = match &inputs.material.dialback {
-        Err(error) => return Verdict::no(Reason::SecretMissing, error.to_string()),
+        Err(error) => return Verdict::no(error.reason(), error.to_string()),
         Ok(dialback) => &dialback.secret,
     };
     let mark = mark(secret.expose());

@@ -107,7 +107,7 @@ fn too_few(inputs: &Inputs<'_>, pods: &[&EdgePod], how_many: &str) -> Verdict {
     let no = |reason, why: String| Verdict::no(reason, format!("{how_many}{why}"));
     let set = view.existing.stateful_set.as_ref();
     if let (Some(error), None) = (inputs.material.no_router_secret(), set) {
-        return no(Reason::SecretMissing, format!(": they cannot start, {error}"));
+        return no(error.reason(), format!(": they cannot start, {error}"));
     }
     let is_missing = |index| index < inputs.pods_allowed && !view.pods.iter().any(|pod| pod.index == index);
     let refusal = set.and_then(|set| refusals::current(&view.refusals, &set.uid, is_missing, inputs.now));

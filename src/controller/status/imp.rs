@@ -66,7 +66,7 @@ fn of_one(kind: Type, result: &ClusterResult) -> Verdict {
             return Verdict::unknown(
                 verdict.reason,
                 if verdict.status == Status::False {
-                    "cannot be looked at: a Secret is missing, see AxlAuthenticated"
+                    "cannot be looked at for want of a Secret, see AxlAuthenticated"
                 } else {
                     "cannot be looked at yet, see AxlAuthenticated"
                 },

@@ -94,7 +94,7 @@ fn expected(inputs: &Inputs<'_>, nodes: &[&str]) -> usize {
 fn of_one(inputs: &Inputs<'_>, result: &ClusterResult) -> Verdict {
     let missing = inputs.material.router_missing(&result.entry);
     if let Some(error) = missing.filter(|_| inputs.valid.active) {
-        return Verdict::no(Reason::SecretMissing, error.to_string());
+        return Verdict::no(error.reason(), error.to_string());
     }
     if let Some(verdict) = unwanted(inputs, result) {
         return verdict;

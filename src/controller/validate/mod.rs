@@ -49,6 +49,8 @@ pub struct Settings {
     pub edge_pull_secrets: Vec<String>,
     /// The operator's namespace: home of lease and ledgers. Its pods may use the edges' admin port.
     pub namespace: String,
+    /// Only Secrets with [`crate::api::USE_LABEL`] are used.
+    pub labelled_secrets: bool,
     /// Networks of pods and Services that DNS must never lead an edge to.
     pub cluster_networks: Vec<Cidr>,
     /// Users of pods for which the spec names none.
