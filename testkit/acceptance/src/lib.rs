@@ -5,7 +5,7 @@
 //! testkit demo --name demo --step 7 --step 11 some steps on a lab that is running
 //! testkit demo --stage beyond --keep          further steps on a lab that is running
 //! testkit demo --stage migration --keep       from Expressway and back, and deletions with something in the way
-//! testkit demo --stage rights --keep          which of its rights the operator used, after all others
+//! testkit demo --stage rights --keep          Secrets by label, and which of its rights the operator used, after all others
 //! testkit demo --stage dual                   the scenario with IPv6 before IPv4, by the chart, on a fresh lab
 //! testkit demo --stage strict                 twelve steps and more on two nodes with policies, a quota, assigned users
 //! ```
@@ -20,6 +20,7 @@ mod evidence;
 mod full;
 mod imp;
 mod install;
+mod labelled;
 mod migration;
 mod pod;
 mod probe;
@@ -27,8 +28,8 @@ mod ready;
 mod registration;
 pub mod report;
 mod resource;
-mod strict;
 mod rights;
+mod strict;
 mod symptoms;
 pub mod traffic;
 pub mod users;
@@ -50,7 +51,7 @@ pub enum Stage {
     Beyond,
     /// From Expressway and back, and deletions with something in the way, on such a lab.
     Migration,
-    /// Which of its rights the operator used in all other stages.
+    /// Secrets by label, and which of its rights the operator used in all stages.
     Rights,
     /// The scenario with IPv6 before IPv4, by an operator that the chart installs for three namespaces.
     Dual,

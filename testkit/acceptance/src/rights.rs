@@ -8,10 +8,10 @@ use std::io::{BufRead as _, BufReader};
 
 use serde::Deserialize;
 
-use super::Scenario;
 use super::report::{Talk, ensure};
 use super::resource::Sample;
 use super::world::World;
+use super::{Scenario, labelled};
 use testkit_base::Error;
 use testkit_lab::layout;
 
@@ -41,10 +41,12 @@ const UNUSED: &[(&str, &str, &str, &str, &str)] = &[
     ),
 ];
 
-/// Plays the step on a lab in which all others were played.
+/// Plays the steps on a lab in which all others were played.
 pub async fn play(scenario: &mut Scenario<'_>) {
+    let labelled = "The operator requires a label on Secrets: named, and nothing that runs is disturbed";
+    scenario.step(22, labelled, &[], labelled::required).await;
     let used = "The operator used each of its rights, except those that are listed with a reason";
-    scenario.step(22, used, &[], used_all).await;
+    scenario.step(23, used, &[], used_all).await;
 }
 
 async fn used_all(talk: Talk, world: &World, _: &Sample) -> Result<(), Error> {
