@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tower::buffer::BufferLayer;
 use tower::retry::RetryLayer;
 use tracing::{error, info};
-use xmpp_federation_core::edge_config::Cidr;
+use xmpp_federation_core::edge_config::{Cidr, HumanDuration};
 use xmpp_federation_imp::{Manager, preflight};
 use xmpp_federation_operator::controller::ledger_store::KubeStore;
 use xmpp_federation_operator::controller::{Context, PodUsers, ResourceGuard, Settings, watch};
@@ -50,6 +50,13 @@ struct Args {
     /// Networks of pods and Services, separated by commas: DNS must never lead an edge there.
     #[arg(long, env = "CLUSTER_NETWORKS", value_delimiter = ',')]
     cluster_networks: Vec<Cidr>,
+    /// Federations whose edge pods a new release replaces at a time; the next one waits until they work again. 0: all.
+    #[arg(long, env = "UPGRADES_AT_ONCE", default_value = "1")]
+    upgrades_at_once: u16,
+    /// How long a federation may not work after that before no other one is upgraded, besides the time that its pods take
+    /// one after the other.
+    #[arg(long, env = "UPGRADE_TIMEOUT", default_value = "10m")]
+    upgrade_timeout: HumanDuration,
     /// Where /livez, /readyz and /metrics are served.
     #[arg(long, env = "HEALTH_ADDRESS", default_value = "[::]:8081")]
     health_address: SocketAddr,
@@ -231,6 +238,8 @@ async fn run(args: Args) -> Result<(), String> {
         labelled_secrets: args.require_labelled_secrets,
         cluster_networks: args.cluster_networks,
         pod_users,
+        upgrades_at_once: args.upgrades_at_once,
+        upgrade_timeout: args.upgrade_timeout,
     };
     let context = Arc::new(Context::new(
         client,

@@ -168,6 +168,7 @@ fn the_annotations_are_those_of_the_resource() {
             request::REFRESH,
             request::RESTART_ROUTERS,
             request::ADOPT_ROWS,
+            request::CONTINUE_UPGRADE,
             request::ABANDON_ROWS,
         ];
         assert!(known.contains(&word), "{word}");

@@ -115,7 +115,7 @@ mod tests {
             shown,
             ["Ready", "Reason", "Edge", "Links", "Partners", "Address", "Age"]
         );
-        assert_eq!(wide, ["Domains", "Certificate"]);
+        assert_eq!(wide, ["Upgrade", "Release", "Domains", "Certificate"]);
     }
 
     #[test]

@@ -49,6 +49,8 @@ pub mod request {
     pub const ROTATE_DIALBACK: &str = "xmppfederation.io/rotate-dialback";
     /// Take over identical rows that somebody else wrote.
     pub const ADOPT_ROWS: &str = "xmppfederation.io/adopt-rows";
+    /// Upgrade other federations although this one does not work again after its own upgrade.
+    pub const CONTINUE_UPGRADE: &str = "xmppfederation.io/continue-upgrade";
     /// Let a deletion give up the rows it cannot remove.
     pub const ABANDON_ROWS: &str = "xmppfederation.io/abandon-rows";
 }

@@ -30,6 +30,8 @@ xmpp_federation_imp::reasons! {
         PodsNotCreated: "The API server refuses to create a pod: a quota, a LimitRange, a missing PriorityClass, pod security, or a webhook.", "Do what the message says; it has the API server's words.";
         PodsNotReady: "Fewer edge pods are ready than wanted.", "Look at the pods named in the message.";
         PodsReplaced: "Pods are being replaced, one after the other, because what they are made of changed.", "Wait; the ones that run go on serving.";
+        UpgradeWaits: "The edge pods are those of an earlier release of the operator, and wait until other federations have theirs of this one. EdgeAvailable is True with this reason.", "Wait; or raise upgrades.atOnce of the operator's chart.";
+        UpgradeHalted: "A federation was Ready before its edge pods were replaced by those of a new release, and is not Ready again in time. No other federation is upgraded meanwhile.", "Correct what its conditions say, go back to the former release, or go on by the annotation continue-upgrade on it.";
         ConfigNotLoaded: "A pod has not loaded the newest configuration.", "Wait; read the pod's log if it lasts.";
         ConfigRejected: "A pod refused the newest configuration: it goes on with the old one, or waits for one that it can read.", "Correct the value named in the message; or update the edge, where its release is too old for it.";
         NoAddress: "The Service shows neither an address nor a host name yet.", "Check the load balancer's controller, or set spec.edge.publicAddresses.";

@@ -60,6 +60,12 @@ pub struct EdgeStatus {
     /// Ready and wanted, as a column shows it.
     #[serde(default)]
     pub ready: String,
+    /// Releases that the pods say they are of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub release: Option<String>,
+    /// How far the pods are with the operator's release: Current, Waiting, Rolling or Halted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upgrade: Option<String>,
     /// Component ids registered ahead, as recorded at the first registration.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slots: Option<i32>,

@@ -12,7 +12,7 @@ use super::kube::{call, resource_api};
 use super::names::Owner;
 use super::outcome::{Error, Next};
 use super::requests::ServedRequests;
-use super::status::{self, Inputs};
+use super::status::Inputs;
 use super::validate::Refusal;
 use crate::api::conditions::{self, Findings};
 use crate::api::reasons::Reason;
@@ -146,9 +146,8 @@ pub async fn conclude(
     object: &XmppFederation,
     inputs: &Inputs<'_>,
     served: &ServedRequests<'_>,
+    mut next: XmppFederationStatus,
 ) -> Result<(), Error> {
-    let previous = object.status.clone().unwrap_or_default();
-    let mut next = status::run(inputs, &previous, object.metadata.generation);
     let mut notes = inputs.effects.notes.clone();
     notes.extend(served.note(object, &mut next));
     metrics(env, inputs);

@@ -79,12 +79,19 @@ struct ObjectWrite {
     kind: Kind,
     name: String,
     deleted: bool,
+    /// Its controller has to act: more changed than labels and annotations.
+    unseen: bool,
 }
 
 impl ObjectWrite {
     fn new(kind: Kind, name: &str, deleted: bool) -> Self {
-        let name = name.to_owned();
-        Self { kind, name, deleted }
+        let (name, unseen) = (name.to_owned(), false);
+        Self {
+            kind,
+            name,
+            deleted,
+            unseen,
+        }
     }
 }
 
@@ -103,12 +110,14 @@ pub struct AppliedObjects {
     pub failed: Vec<ApplyError>,
     /// Fields that others have added to them.
     pub added: Vec<String>,
+    /// The pods' controller is not as wanted.
+    pub controller_failed: bool,
 }
 
 impl AppliedObjects {
-    /// Whether the pods' controller was written.
+    /// Whether the pods' controller was written, and has to act.
     pub fn changed_controller(&self) -> bool {
-        self.written.iter().any(|written| written.kind == Kind::StatefulSet)
+        self.written.iter().any(|written| written.unseen)
     }
 }
 
@@ -132,6 +141,7 @@ pub async fn run(
         budget,
         policy,
         stateful_set,
+        template_inputs: _,
         config_hash: _,
         mounted_hash: _,
     } = desired;
@@ -172,7 +182,7 @@ pub async fn run(
             let name = |field: &ForeignField| format!("{} {name}: {field}", kind.as_str());
             applied.added.extend(added.map(name));
         }
-        applied.take(match wanted {
+        let result = match wanted {
             Ok(DesiredObject::Present(value)) => to.apply(kind, &name, &value, found).await,
             Ok(DesiredObject::Absent) if kind == Kind::Secret => {
                 unmounted = found;
@@ -181,7 +191,9 @@ pub async fn run(
             Ok(DesiredObject::Absent) => to.delete(kind, &name, found).await,
             Ok(DesiredObject::Unchanged) => Ok(None),
             Err(error) => Err(error),
-        });
+        };
+        applied.controller_failed |= kind == Kind::StatefulSet && result.is_err();
+        applied.take(result);
     }
     if unmounted.is_some() && is_rolled_out(live.stateful_set.as_deref(), applied.changed_controller()) {
         applied.take(to.delete(Kind::Secret, &owner.certificate(), unmounted).await);
@@ -348,8 +360,10 @@ impl Target<'_> {
         let what = || format!("{} {name} cannot be applied", kind.as_str());
         let lists = self.env.snapshots.lists(kind);
         let answer = call(what, self.api(kind).patch(name, &params, &Patch::Apply(&body))).await?;
-        let read = |written: &ExistingObject| (written.digest, written.has(&body, &hash));
-        let (digest, whole) = self.env.snapshots.answered(kind, answer, lists, read);
+        let unseen =
+            |written: &ExistingObject| matches!(&written.content, Content::StatefulSet(rollout) if !rollout.seen);
+        let read = |written: &ExistingObject| (written.digest, written.has(&body, &hash), unseen(written));
+        let (digest, whole, unseen) = self.env.snapshots.answered(kind, answer, lists, read);
         let changed = found.is_none_or(|found| found.digest != digest);
         let fights = again && self.sent.with(uid, |sent| sent.repairs.note(&key, Instant::now()));
         self.sent.with(uid, |sent| {
@@ -363,7 +377,10 @@ impl Target<'_> {
         if fights {
             return Err(undone());
         }
-        Ok(changed.then(|| ObjectWrite::new(kind, name, false)))
+        Ok(changed.then(|| ObjectWrite {
+            unseen,
+            ..ObjectWrite::new(kind, name, false)
+        }))
     }
 
     async fn delete(

@@ -13,7 +13,9 @@ use super::events::Recorder;
 use super::names::{ADMIN_PORT, ObjectName};
 use super::observer::Observer;
 use super::queue::Queue;
+use super::record::Turn;
 use super::snapshots::Snapshots;
+use super::turns::{Report, Roster};
 use super::validate::Settings;
 use super::{apply, change_log, effects, requeue, rows};
 use crate::edges;
@@ -43,6 +45,8 @@ pub struct Caches {
     pub observations: Cache<effects::Observations>,
     /// What the removal of its rows needs.
     pub rows: Cache<rows::Memory>,
+    /// The turn that is over.
+    pub turns: Cache<Option<Turn>>,
 }
 
 impl Caches {
@@ -53,12 +57,14 @@ impl Caches {
             sent,
             observations,
             rows,
+            turns,
         } = self;
         troubles.forget(uid);
         accepted.forget(uid);
         sent.forget(uid);
         observations.forget(uid);
         rows.forget(uid);
+        turns.forget(uid);
     }
 }
 
@@ -92,6 +98,10 @@ impl Context {
                 },
                 queue,
                 metrics,
+                turns: Mutex::new(Roster::new(
+                    settings.upgrades_at_once.into(),
+                    settings.upgrade_timeout.0,
+                )),
                 settings,
             },
             caches: Caches::default(),
@@ -122,6 +132,7 @@ impl Context {
         env.observers.edges.forget(&(name.namespace.clone(), name.name.clone()));
         env.snapshots.references.refer(name, &[]);
         env.cluster_freed();
+        env.report_turn(name, Report::Gone);
         self.caches.forget(&before);
     }
 }

@@ -7,7 +7,7 @@ use xmpp_federation_core::edge_status::EdgeStatus;
 
 use super::kube::Kind;
 use super::names::Owner;
-use super::objects::ExistingObject;
+use super::objects::{Content, ExistingObject, Rollout};
 use super::pods::PodState;
 use super::references::{Data, NotFetched, Reference, Secrets};
 use super::refusals::PodRefusal;
@@ -41,6 +41,16 @@ pub struct ExistingObjects {
     pub budget: Option<Arc<ExistingObject>>,
     pub policy: Option<Arc<ExistingObject>>,
     pub stateful_set: Option<Arc<ExistingObject>>,
+}
+
+impl ExistingObjects {
+    /// How far the pods' controller is; `None`: there is none.
+    pub fn rollout(&self) -> Option<&Rollout> {
+        match &self.stateful_set.as_ref()?.content {
+            Content::StatefulSet(rollout) => Some(rollout),
+            _ => None,
+        }
+    }
 }
 
 /// One running edge pod.

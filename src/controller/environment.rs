@@ -2,14 +2,20 @@
 
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use kube::Client;
+use parking_lot::Mutex;
 
 use super::events::{Note, Recorder};
-use super::names::Owner;
+use super::kube::Kind;
+use super::names::{ObjectName, Owner};
+use super::objects::Content;
 use super::observer::{Observation, Observer};
 use super::questions::{ClusterAnswer, ClusterQuestion, RecordsAnswer, RecordsQuestion, RoutersQuestion};
 use super::queue::Queue;
+use super::snapshot::Snapshot;
 use super::snapshots::Snapshots;
+use super::turns::{Report as TurnReport, Roster};
 use super::validate::Settings;
 use crate::edges::watch::Watch;
 use crate::records::RecordResolvers;
@@ -32,6 +38,8 @@ pub struct Environment {
     pub settings: Settings,
     /// What is told about resources.
     pub events: Recorder,
+    /// Whose edge pods are replaced because of the release.
+    pub turns: Mutex<Roster>,
 }
 
 /// What is outside Kubernetes, as it was seen last.
@@ -65,6 +73,33 @@ impl Observers {
 }
 
 impl Environment {
+    /// Every kind is listed: turns that began are on the StatefulSets.
+    pub fn begin_turns(&self) {
+        let resources = self.snapshots.resources.named().into_iter().map(|(name, _)| name);
+        let sets = self.snapshots.objects(Kind::StatefulSet).map(Snapshot::named);
+        let turns = sets.into_iter().flatten().filter_map(|(of, set)| {
+            let Content::StatefulSet(rollout) = &set.content else {
+                return None;
+            };
+            let name = set.instance.as_deref()?.to_owned();
+            Some((ObjectName { name, ..of }, rollout.template.turn.clone()?))
+        });
+        self.turns.lock().begin(resources, turns, Timestamp::now());
+    }
+
+    /// Tells the others how far a federation is with the release.
+    pub fn report_turn(&self, name: &ObjectName, report: TurnReport) {
+        let now = Timestamp::now();
+        let (wake, count) = {
+            let mut turns = self.turns.lock();
+            (turns.report(name, report, now), turns.count(now))
+        };
+        self.metrics.upgrades(count.waiting, count.rolling, count.halted);
+        for name in wake {
+            self.queue.wake(name);
+        }
+    }
+
     /// A cluster may be free now: resources that wait for one ask again.
     pub fn cluster_freed(&self) {
         self.observers.clusters.ask_again(|answer| {

@@ -9,6 +9,8 @@
 //! - [`delete`]: what happens instead when the resource goes; [`unreadable`]: what when it does not fit the schema;
 //!   [`renewal`]: what when its spec is refused
 //! - [`rows`]: rows in IM and Presence that are to go; [`finalizer`]: what keeps the object until they are gone
+//! - [`upgrade`]: which pod template is in force; [`turns`]: whose pods a release replaces now; [`record`]: what the
+//!   StatefulSets say of both
 //! - [`desired`]: what a cluster is asked for; [`guard`]: whether a change there may still be made
 //! - [`answer`], [`events`], [`change_log`]: what is written back; [`requests`]: annotations with which a person asks for something
 //! - [`context`]: all of the below, with the cache of each module; [`environment`]: what the steps share; [`cache`]
@@ -39,6 +41,7 @@ mod pods;
 mod questions;
 mod queue;
 mod reconcile;
+mod record;
 mod references;
 mod refusals;
 mod renewal;
@@ -52,7 +55,9 @@ mod snapshots;
 mod status;
 #[cfg(test)]
 pub(crate) mod testing;
+mod turns;
 mod unreadable;
+mod upgrade;
 mod validate;
 pub mod watch;
 

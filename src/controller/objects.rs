@@ -18,6 +18,7 @@ use xmpp_federation_core::edge_config::HostPort;
 use super::fields::{self, ForeignField, OwnFields};
 use super::kube::Kind;
 use super::names::EDGE_CONFIG;
+use super::record::{TEMPLATE, TemplateInForce};
 use crate::api::{INSTANCE_LABEL, MANAGED_BY, XmppFederation};
 use crate::records::ServiceAddresses;
 
@@ -90,6 +91,9 @@ pub struct Rollout {
     pub seen: bool,
     /// Pods of an earlier template run.
     pub behind: bool,
+    /// All pods have been ready for as long as they have to be.
+    pub available: bool,
+    pub template: TemplateInForce,
 }
 
 impl fmt::Debug for ExistingObject {
@@ -249,6 +253,11 @@ fn rollout(object: &DynamicObject) -> Rollout {
         replicas: replicas.and_then(|n| u16::try_from(n).ok()),
         seen: object.metadata.generation <= number("/status/observedGeneration"),
         behind: text("/status/updateRevision") != text("/status/currentRevision") && updated < replicas.unwrap_or(0),
+        available: number("/status/availableReplicas").unwrap_or(0) >= replicas.unwrap_or(0),
+        template: TemplateInForce::new(
+            object.annotations().get(TEMPLATE).map(String::as_str),
+            object.data.pointer("/spec/template"),
+        ),
     }
 }
 

@@ -16,8 +16,13 @@ use super::requests::{self, ServedRequests};
 use super::resource::{StoredObject, StoredResource};
 use super::rows::{Dropped, DroppedCluster};
 use super::status::Inputs;
+use super::turns::{Report, Wait};
+use super::upgrade::{Progress, Question};
 use super::validate::Refusal;
-use super::{answer, apply, build, change_log, delete, dereference, effects, renewal, requeue, unreadable, validate};
+use super::{
+    answer, apply, build, change_log, delete, dereference, effects, renewal, requeue, status, unreadable, upgrade,
+    validate,
+};
 use crate::api::slots::Slots;
 use crate::api::{XmppFederation, request};
 use crate::runtime::metrics::{ByCategory, ByResult};
@@ -31,7 +36,10 @@ pub async fn reconcile(context: &Context, name: &ObjectName) -> Option<Duration>
     context.is_now(name, uid.as_deref());
     let (stored, uid) = (stored?, uid?);
     let result = match stored.object()? {
-        StoredObject::Unreadable(object) => unreadable::run(env, &object).await,
+        StoredObject::Unreadable(object) => {
+            env.report_turn(name, Report::Idle);
+            unreadable::run(env, &object).await
+        }
         StoredObject::Readable(object) => Box::pin(work(context, &stored, &object)).await,
     };
     let troubles = &context.caches.troubles;
@@ -87,10 +95,14 @@ async fn work(context: &Context, stored: &Arc<StoredResource>, object: &XmppFede
             .edges
             .forget(&(owner.namespace.clone(), owner.name.clone()));
     }
+    let goes_on = requests::unserved(object, request::CONTINUE_UPGRADE).is_some();
     if deleted {
+        env.report_turn(&owner.object_name(), Report::Gone);
         return delete::run(env, &context.caches.rows, object, &owner, &dropped).await;
     }
     if object.spec.paused {
+        let report = if goes_on { Report::Gone } else { Report::Idle };
+        env.report_turn(&owner.object_name(), report);
         return answer::paused(env, object).await;
     }
     Box::pin(steps(context, (stored, object), owner, &secrets, &dropped)).await
@@ -105,6 +117,7 @@ async fn refused(
     refusal: Refusal,
 ) -> Result<Next, Error> {
     let env = &context.environment;
+    env.report_turn(&owner.object_name(), Report::Idle);
     let look = renewal::run(env, &context.caches.sent, owner, existing, Timestamp::now()).await;
     let next = answer::refused(env, object, refusal).await?;
     Ok(renewal::with(next, look))
@@ -122,11 +135,14 @@ async fn steps(
         caches,
         ..
     } = context;
-    let (now, uid) = (Timestamp::now(), owner.uid.clone());
+    let (now, uid, name) = (Timestamp::now(), owner.uid.clone(), owner.object_name());
     let view = match dereference::run(&env.snapshots, &env.observers.edges, &owner, &object.spec, secrets) {
         Ok(view) => view,
         Err(NotFetched::Pending) => return Ok(Next::OnChange),
-        Err(NotFetched::Failed(sentence)) => return answer::not_fetched(env, object, sentence).await,
+        Err(NotFetched::Failed(sentence)) => {
+            env.report_turn(&name, Report::Idle);
+            return answer::not_fetched(env, object, sentence).await;
+        }
     };
 
     let older = env.snapshots.older_than(object);
@@ -141,11 +157,25 @@ async fn steps(
     let earlier = caches.observations.with(&uid, |observations| observations.clone());
     let topology = earlier.topology(&valid, &view);
     let rotate = requests::unserved(object, request::ROTATE_DIALBACK);
-    let built = match build::run(&valid, &view, &topology, rotate.is_some(), now) {
+    let mut built = match build::run(&valid, &view, &topology, rotate.is_some(), now) {
         Ok(built) => built,
         Err(refusal) => return refused(context, object, &valid.owner, &view.existing, refusal).await,
     };
     change_log::accepted(&caches.accepted, stored, object, &valid);
+
+    let rollout = view.existing.rollout();
+    let over = caches.turns.with(&uid, |over| over.clone());
+    let question = Question {
+        rollout,
+        accepted: upgrade::was_accepted(object),
+        permission: env.turns.lock().permission(&name, now),
+        at_once: env.settings.upgrades_at_once,
+        patience: env.settings.upgrade_timeout.0,
+        over: over.as_ref(),
+        goes_on: requests::unserved(object, request::CONTINUE_UPGRADE).is_some(),
+        now,
+    };
+    let progress = upgrade::plan(&mut built.desired, question);
 
     let mut applied = apply::run(env, &caches.sent, &valid.owner, &built.desired, &view.existing).await;
     let failed = &mut applied.failed;
@@ -165,6 +195,7 @@ async fn steps(
         applied: &applied,
         pods_allowed: topology.pods,
         effects: &effects,
+        progress: &progress,
         now,
     };
     let abandons = requests::abandons(object) && dropped.clusters.iter().any(DroppedCluster::has_rows);
@@ -173,15 +204,28 @@ async fn steps(
         rotated: view.existing.dialback.is_none(),
         refreshed: effects.all_current(),
         abandoned: abandons && effects.pending.is_empty() && !effects.is_incomplete(),
+        continued: !applied.controller_failed,
     };
+    let previous = object.status.clone().unwrap_or_default();
+    let status = status::run(&inputs, &previous, object.metadata.generation);
     // An operator that has just started does not take back what another one found, before it has looked itself.
     let told = object
         .status
         .as_ref()
         .is_some_and(|status| status.observed_generation == object.metadata.generation);
     let quiet = applied.failed.is_empty() && effects.notes.is_empty();
-    if !(told && quiet && effects.is_incomplete()) {
-        answer::conclude(env, object, &inputs, &served).await?;
+    let incomplete = effects.is_incomplete();
+    if !incomplete && !applied.controller_failed {
+        let created = object.metadata.creation_timestamp.as_ref().map(|time| time.0);
+        env.report_turn(&name, upgrade::report(&progress, created, &status.conditions, now));
+    }
+    if !(told && quiet && (incomplete || progress == Progress::Waits(Wait::Starting))) {
+        let over = upgrade::over(&progress, rollout, &status.conditions, now);
+        answer::conclude(env, object, &inputs, &served, status).await?;
+        if let Some(turn) = over {
+            caches.turns.with(&uid, |over| over.replace(turn));
+            return Ok(Next::After(Duration::ZERO));
+        }
     }
     if later.topology(&valid, &view) != topology {
         return Ok(Next::After(Duration::ZERO));
@@ -190,5 +234,11 @@ async fn steps(
     let retry = caches
         .troubles
         .with(&uid, |found| found.is_now(trouble, Instant::now()));
-    Ok(Next::After(requeue::after(&inputs, tell, retry)))
+    let due = env.turns.lock().due(&name, now);
+    let due = due.filter(|_| progress != Progress::Current);
+    let turn = due.and_then(|due| Duration::try_from(due.duration_since(now)).ok());
+    let again = requeue::after(&inputs, tell, retry);
+    Ok(Next::After(
+        turn.map_or(again, |turn| again.min(turn + Duration::from_millis(100))),
+    ))
 }

@@ -54,6 +54,8 @@ pub struct ServedRequests<'a> {
     pub refreshed: bool,
     /// Rows of dropped clusters were given up.
     pub abandoned: bool,
+    /// No other federation waits for this one's turn.
+    pub continued: bool,
 }
 
 impl ServedRequests<'_> {
@@ -67,6 +69,10 @@ impl ServedRequests<'_> {
         let value = |annotation: &str| object.annotations().get(annotation);
         set(request::ROTATE_DIALBACK, self.rotate);
         set(request::REFRESH, value(request::REFRESH).filter(|_| self.refreshed));
+        set(
+            request::CONTINUE_UPGRADE,
+            value(request::CONTINUE_UPGRADE).filter(|_| self.continued),
+        );
         set(
             request::ABANDON_ROWS,
             value(request::ABANDON_ROWS).filter(|_| self.abandoned),

@@ -28,6 +28,8 @@ pub fn settings() -> Settings {
         labelled_secrets: false,
         cluster_networks: vec!["10.96.0.0/16".parse().unwrap()],
         pod_users: PodUsers::Fixed,
+        upgrades_at_once: 1,
+        upgrade_timeout: "10m".parse().unwrap(),
     }
 }
 

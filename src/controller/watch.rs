@@ -113,6 +113,7 @@ pub async fn run(
     let mut workers = JoinSet::new();
     let work = async {
         complete(env, &ledgers, &scopes, &readiness, &listed).await;
+        env.begin_turns();
         for _ in 0..WORKERS {
             workers.spawn(work(Arc::clone(&context)));
         }

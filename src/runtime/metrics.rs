@@ -46,6 +46,13 @@ pub struct ByVerb {
     pub verb: &'static str,
 }
 
+/// Label of the federations that a new release concerns.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ByState {
+    /// `waiting`, `rolling` or `halted`.
+    pub state: &'static str,
+}
+
 /// Labels of one resource.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct Resource {
@@ -145,6 +152,8 @@ pub struct Metrics {
     pub leader: Gauge,
     /// 1 for the Lease that another operator holds, while this process stands by.
     pub lease_held_by_other: Family<Held, Gauge>,
+    /// Federations by state while a new release replaces their edge pods.
+    pub upgrade_federations: Family<ByState, Gauge>,
     /// Deletions that gave up and left rows in IM and Presence.
     pub abandoned_rows: Counter,
     /// Seconds since 1970 of the last finished reconcile.
@@ -222,6 +231,11 @@ impl Metrics {
             "Lease for which this process stands by, and its holder",
             Family::default()
         );
+        let upgrade_federations = register!(
+            "upgrade_federations",
+            "Federations whose edge pods wait for this release (waiting), are replaced (rolling), or halt it (halted)",
+            Family::default()
+        );
         let abandoned_rows = register!(
             "abandoned_rows",
             "Rows left in IM and Presence by deletions that gave up",
@@ -247,6 +261,7 @@ impl Metrics {
             condition,
             leader,
             lease_held_by_other,
+            upgrade_federations,
             abandoned_rows,
             last_reconcile,
         }
@@ -303,6 +318,14 @@ impl Metrics {
             self.certificate_not_after.get_or_create(&labels).set(end);
         } else {
             self.certificate_not_after.remove(&labels);
+        }
+    }
+
+    /// How many federations are in which state while a new release replaces their edge pods.
+    pub fn upgrades(&self, waiting: usize, rolling: usize, halted: usize) {
+        for (state, count) in [("waiting", waiting), ("rolling", rolling), ("halted", halted)] {
+            let gauge = self.upgrade_federations.get_or_create(&ByState { state });
+            gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
         }
     }
 

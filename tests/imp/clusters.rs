@@ -130,6 +130,8 @@ impl Operator {
                 labelled_secrets: false,
                 cluster_networks: Vec::new(),
                 pod_users: PodUsers::Fixed,
+                upgrades_at_once: 1,
+                upgrade_timeout: "10m".parse().unwrap(),
             },
             "operator-0".to_owned(),
         );

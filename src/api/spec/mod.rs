@@ -50,6 +50,8 @@ pub use tls::*;
     printcolumn(name = "Links", type_ = "string", json_path = ".status.links.up", description = "Working and wanted links to routers"),
     printcolumn(name = "Partners", type_ = "string", json_path = ".status.partners.reachable", description = "Named partners that do not fail, and all named ones"),
     printcolumn(name = "Address", type_ = "string", json_path = ".status.edge.addresses[0]", description = "The first public address"),
+    printcolumn(name = "Upgrade", type_ = "string", json_path = ".status.edge.upgrade", description = "How far the edge pods are with the operator's release", priority = 1),
+    printcolumn(name = "Release", type_ = "string", json_path = ".status.edge.release", description = "Release of the edge pods", priority = 1),
     printcolumn(name = "Domains", type_ = "string", json_path = ".spec.domains", priority = 1),
     printcolumn(name = "Certificate", type_ = "string", json_path = ".status.certificate.notAfter", description = "When the certificate expires", priority = 1),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")

@@ -15,10 +15,10 @@ mod tests;
 
 use data_encoding::HEXLOWER;
 use jiff::Timestamp;
-use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use serde_json::Value;
 use xmpp_federation_core::edge_config::{EdgeConfig, Problem};
 
 use super::dereference::KubeView;
@@ -44,7 +44,9 @@ pub struct DesiredObjects {
     pub budget: PodDisruptionBudget,
     pub policy: DesiredObject<NetworkPolicy>,
     /// The pods' controller; kept as it is while something that pods mount is missing.
-    pub stateful_set: DesiredObject<StatefulSet>,
+    pub stateful_set: DesiredObject<Value>,
+    /// SHA-256 of what of the resource is in the template of its pods.
+    pub template_inputs: String,
     /// SHA-256 of the configuration file that pods should load.
     pub config_hash: String,
     /// What is written into the pods' annotation: changes with anything the pods mount.
@@ -126,10 +128,13 @@ pub fn all(valid: &ValidSpec, material: &Material, topology: &Topology) -> Resul
         budget: budget::budget(valid),
         policy,
         stateful_set: if mountable {
-            DesiredObject::Present(stateful_set::stateful_set(valid, topology.pods))
+            // Plain data with string keys always serialises.
+            let set = stateful_set::stateful_set(valid, topology.pods);
+            DesiredObject::Present(serde_json::to_value(set).unwrap_or_default())
         } else {
             DesiredObject::Unchanged
         },
+        template_inputs: stateful_set::inputs(valid, &edge_config(valid, &RouterAddresses::new()).requires),
         config_hash,
         mounted_hash,
     })

@@ -12,6 +12,7 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use serde_json::json;
 use xmpp_federation_core::edge_config::FINISH_AT_MOST;
 
 use super::config::DIRECT_TLS_PORT;
@@ -56,6 +57,36 @@ pub fn stateful_set(valid: &ValidSpec, pods: u16) -> StatefulSet {
         }),
         ..StatefulSet::default()
     }
+}
+
+/// SHA-256 of what of the resource is in the pod template, and of what the configuration then demands of an edge. What the
+/// operator's release adds is not in it, so that a template which differs while this stays the same is the release's alone.
+///
+/// Releases compare theirs with those of others: a new field is in it only where its value is not the default.
+pub fn inputs(valid: &ValidSpec, demanded: &[String]) -> String {
+    let tls = &valid.tls;
+    let reference = |name: &str, key: &str| format!("{name}/{key}");
+    let mut pod = valid.pod.clone();
+    if !valid.pull_secrets_given {
+        pod.image_pull_secrets.clear();
+    }
+    let mut inputs = json!({
+        "componentId": valid.component_ids.first().map(|id| id.as_str()),
+        "drainDelay": valid.drain_delay.0.as_secs(),
+        "pod": pod,
+        "image": Some(&valid.image).filter(|_| valid.image_given),
+        "imagePullPolicy": valid.pull_policy,
+        "directTls": Some(true).filter(|_| valid.direct_tls),
+        "certificate": tls.brought_certificate,
+        "clientCertificate": tls.client_certificate,
+        "anchors": tls.anchors.as_ref().map(|anchors| reference(&anchors.name, &anchors.key)),
+        "revocationLists": tls.revocation_lists.as_ref().map(|lists| reference(&lists.name, &lists.key)),
+        "demanded": Some(demanded).filter(|demanded| !demanded.is_empty()),
+    });
+    if let Some(inputs) = inputs.as_object_mut() {
+        inputs.retain(|_, value| !value.is_null());
+    }
+    super::sha256(inputs.to_string().as_bytes())
 }
 
 fn pod_metadata(valid: &ValidSpec) -> ObjectMeta {
@@ -319,9 +350,13 @@ fn inner<T: Clone>(parts: &[Passed<T>]) -> Vec<T> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "tests")]
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
     use super::*;
-    use crate::controller::testing::{spec_with, validated};
+    use crate::api::XmppFederationSpec;
+    use crate::api::slots::Slots;
+    use crate::controller::testing::{owner, settings, spec_with, validated};
+    use crate::controller::validate::{self, Settings};
+    use rstest::rstest;
     use serde_json::{Value, json};
 
     #[test]
@@ -368,6 +403,76 @@ mod tests {
             ["runAsUser", "runAsGroup", "fsGroup"].map(|field| context.get(field).cloned().unwrap_or_default());
         assert_eq!(identity, expected);
         assert_eq!(context["runAsNonRoot"], json!(true));
+    }
+
+    fn template_and_inputs(spec: &XmppFederationSpec, settings: &Settings) -> (Value, String) {
+        let valid = validate::run(owner(), spec, Slots::of(spec, None, None), settings, &[]).unwrap();
+        let set = json!(stateful_set(&valid, 2));
+        (set["spec"]["template"].clone(), inputs(&valid, &[]))
+    }
+
+    /// A field of the spec, by its JSON pointer, and whether it reaches the template of the pods.
+    #[rstest]
+    #[case::image("/edge/image", json!("edge:other"), true)]
+    #[case::the_image_that_is_the_default_anyway("/edge/image", json!("edge:1"), false)]
+    #[case::pull_policy("/edge/imagePullPolicy", json!("Always"), true)]
+    #[case::drain_delay("/edge/drainDelay", json!("20s"), true)]
+    #[case::port("/edge/directTls", json!({"enabled": true}), true)]
+    #[case::no_port("/edge/directTls", json!({"enabled": false}), false)]
+    #[case::component_id("/edge/hostname", json!("other.coluc.com"), true)]
+    #[case::resources("/edge/pod", json!({"resources": {"limits": {"memory": "1Gi"}}}), true)]
+    #[case::pull_secrets("/edge/pod", json!({"imagePullSecrets": [{"name": "own"}]}), true)]
+    #[case::users_of_the_platform("/edge/pod", json!({"securityContext": {}}), true)]
+    #[case::nothing_for_the_pods("/edge/pod", json!({}), false)]
+    #[case::certificate("/tls", json!({"certificate": {"secretRef": {"name": "a"}}}), true)]
+    #[case::client_certificate("/tls", json!({"clientCertificate": {"secretRef": {"name": "a"}}}), true)]
+    #[case::anchors("/tls", json!({"trustAnchors": {"secretRef": {"name": "a", "key": "b"}}}), true)]
+    #[case::lists("/tls", json!({"revocationLists": {"configMapRef": {"name": "a", "key": "b"}}}), true)]
+    #[case::mode("/tls", json!({"mode": "Optional"}), false)]
+    #[case::replicas("/edge/replicas", json!(1), false)]
+    #[case::ready_for_a_while("/edge/minReady", json!("1s"), false)]
+    #[case::partners("/privacy", json!({"domains": ["other.lab"]}), false)]
+    fn what_of_the_spec_is_in_the_template_is_in_its_inputs(
+        #[case] path: &str,
+        #[case] value: Value,
+        #[case] expected: bool,
+    ) {
+        let (template, inputs) = template_and_inputs(&spec_with("", Value::Null), &settings());
+        let (changed, others) = template_and_inputs(&spec_with(path, value), &settings());
+        assert_eq!(changed != template, expected);
+        // The image that is given counts, also where it is the default one now: it stays when that one goes on.
+        assert_eq!(others != inputs, expected || path == "/edge/image");
+    }
+
+    #[test]
+    fn what_the_operator_adds_is_not_in_the_inputs() {
+        let later = Settings {
+            edge_image: "edge:2".to_owned(),
+            edge_pull_secrets: vec!["registry".to_owned()],
+            pod_users: PodUsers::Assigned,
+            ..settings()
+        };
+        let (template, inputs) = template_and_inputs(&spec_with("", Value::Null), &settings());
+        let (changed, same) = template_and_inputs(&spec_with("", Value::Null), &later);
+        assert_ne!(changed, template);
+        assert_eq!(same, inputs);
+    }
+
+    /// A later release that computes something else takes the same resource for a changed one. A new field is left out where
+    /// it has its default.
+    #[test]
+    fn the_inputs_of_the_first_release_are_those_of_all_later_ones() {
+        let everything =
+            json!({"securityContext": {"runAsUser": 1000}, "labels": {"a": "b"}, "nodeSelector": {"zone": "a"}});
+        let (_, plain) = template_and_inputs(&spec_with("", Value::Null), &settings());
+        let (_, rich) = template_and_inputs(&spec_with("/edge/pod", everything), &settings());
+        assert_eq!(
+            (plain.as_str(), rich.as_str()),
+            (
+                "65e225b39da98f30dedd9e460940ef0e8cc3cbafc745a720d9c530538160309d",
+                "75bc3abe5c40c142423756432b798a33033c438e164f1e3f4fcbf306d1723d11"
+            )
+        );
     }
 
     #[test]

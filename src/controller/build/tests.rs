@@ -204,6 +204,7 @@ fn objects(desired: &DesiredObjects) -> Vec<Value> {
         budget,
         policy,
         stateful_set,
+        template_inputs: _,
         config_hash: _,
         mounted_hash,
     } = desired;

@@ -1,6 +1,9 @@
 //! Everything but the conditions.
 
+use std::collections::BTreeSet;
+
 use super::{Inputs, links, partners};
+use crate::api::bounds;
 use crate::api::status::{
     ActionStatus, CertificateStatus, DialbackStatus, EdgeStatus, ImpStatus, LeavingStatus, NodeStatus, OWN_AUTHORITY,
     PendingRestart, RecordStatus, RegistrationStatus, XmppFederationStatus,
@@ -9,6 +12,9 @@ use crate::controller::build::chains::ChainField;
 use crate::controller::dereference::EdgePod;
 use crate::records::RecordState;
 use xmpp_federation_imp::report::Report;
+
+/// Bytes; the pods' words are not ours.
+const MOST_RELEASES: usize = 128;
 
 /// The status, without its conditions; what cannot be looked at now stays as it was.
 pub fn details(inputs: &Inputs<'_>, previous: &XmppFederationStatus) -> XmppFederationStatus {
@@ -23,6 +29,8 @@ pub fn details(inputs: &Inputs<'_>, previous: &XmppFederationStatus) -> XmppFede
             replicas: number(running.len()),
             ready_replicas: number(ready),
             ready: format!("{ready}/{}", valid.replicas),
+            release: releases(inputs, previous),
+            upgrade: None,
             slots: slots(inputs, previous),
             selector: valid.owner.selector(),
             addresses: inputs.effects.reach.shown(),
@@ -40,6 +48,16 @@ pub fn details(inputs: &Inputs<'_>, previous: &XmppFederationStatus) -> XmppFede
         imp: clusters(inputs, previous),
         handled_requests: previous.handled_requests.clone(),
     }
+}
+
+/// What the pods say that they are of; while none answers, as it was.
+fn releases(inputs: &Inputs<'_>, previous: &XmppFederationStatus) -> Option<String> {
+    let told = super::answering(&inputs.view.pods).filter_map(|(_, status)| status.version.as_deref());
+    let told: BTreeSet<&str> = told.collect();
+    if told.is_empty() {
+        return previous.edge.as_ref().and_then(|edge| edge.release.clone());
+    }
+    Some(bounds::message(&Vec::from_iter(told).join(", "), MOST_RELEASES))
 }
 
 /// As the ledgers record them; what is not known now is as it was.

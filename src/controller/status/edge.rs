@@ -5,17 +5,24 @@ use std::collections::BTreeMap;
 use xmpp_federation_core::Release;
 use xmpp_federation_core::edge_status::EdgeStatus;
 
-use super::{Inputs, answering};
-use crate::api::conditions::Verdict;
+use super::{Inputs, answering, upgrades};
+use crate::api::conditions::{Status, Verdict};
 use crate::api::reasons::Reason;
 use crate::api::spec::ServiceType;
 use crate::controller::build::DesiredObject;
 use crate::controller::dereference::EdgePod;
 use crate::controller::objects::Content;
 use crate::controller::refusals;
+use crate::controller::upgrade::Progress;
 
 pub(super) fn verdict(inputs: &Inputs<'_>) -> Verdict {
     let mut verdict = availability(inputs);
+    if let Some((reason, sentence)) = upgrades::waits(inputs) {
+        if verdict.status == Status::True {
+            verdict.reason = reason;
+        }
+        verdict.message += &sentence;
+    }
     if let Some(sentence) = releases_apart(inputs) {
         verdict.message += &sentence;
     }
@@ -156,6 +163,8 @@ fn releases_apart(inputs: &Inputs<'_>) -> Option<String> {
     let image = &inputs.valid.image;
     let remedy = if inputs.valid.image_given {
         format!("Their image is {image}; set spec.edge.image to that of the operator's release, or remove it")
+    } else if matches!(inputs.progress, Progress::Waits(_)) {
+        "They are replaced in their turn".to_owned()
     } else if being_replaced(inputs) {
         "They are replaced by the roll-out".to_owned()
     } else {

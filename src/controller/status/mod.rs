@@ -1,7 +1,7 @@
 //! The answer to the user: conditions and status from what was found. Pure; a fixed point, as
 //! nothing in it moves unless something happened.
 //!
-//! One file per condition; [`clusters`] is what several clusters mean together, [`symptom`] what a
+//! One file per condition; [`upgrades`] is what a new release means for the pods, [`clusters`] is what several clusters mean together, [`symptom`] what a
 //! link that does not work is a sign of, [`imp`] carries over the verdicts of [`xmpp_federation_imp`],
 //! [`details`] is everything but the conditions.
 
@@ -17,6 +17,7 @@ mod records;
 mod symptom;
 #[cfg(test)]
 pub(super) mod testing;
+mod upgrades;
 
 use jiff::Timestamp;
 use xmpp_federation_core::edge_status::EdgeStatus;
@@ -29,6 +30,7 @@ use super::build::material::Material;
 use super::dereference::{EdgePod, KubeView};
 use super::effects::Effects;
 use super::kube::Error;
+use super::upgrade::Progress;
 use super::validate::ValidSpec;
 use crate::api::conditions::{self, Findings, Status, Type, Verdict};
 use crate::api::reasons::Reason;
@@ -45,14 +47,28 @@ pub struct Inputs<'a> {
     /// Pods that may run now.
     pub pods_allowed: u16,
     pub effects: &'a Effects,
+    /// How far the pods are with the template of this release.
+    pub progress: &'a Progress,
     pub now: Timestamp,
 }
 
 pub fn run(inputs: &Inputs<'_>, previous: &XmppFederationStatus, generation: Option<i64>) -> XmppFederationStatus {
+    let mut findings = findings(inputs);
+    let assemble = |findings: &_| conditions::assemble(&previous.conditions, generation, inputs.now, findings);
+    let mut conditions = assemble(&findings);
+    let halted = upgrades::halted(inputs, &conditions);
+    let mut details = details(inputs, previous);
+    if let Some(edge) = &mut details.edge {
+        edge.upgrade = Some(upgrades::word(inputs.progress, halted.is_some()).to_owned());
+    }
+    if let Some(sentence) = halted {
+        findings.stalled.get_or_insert((Reason::UpgradeHalted, sentence));
+        conditions = assemble(&findings);
+    }
     XmppFederationStatus {
         observed_generation: generation,
-        conditions: conditions::assemble(&previous.conditions, generation, inputs.now, &findings(inputs)),
-        ..details(inputs, previous)
+        conditions,
+        ..details
     }
 }
 

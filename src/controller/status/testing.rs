@@ -27,6 +27,7 @@ use crate::controller::pods::PodState;
 use crate::controller::references::Secrets;
 use crate::controller::refusals::PodRefusal;
 use crate::controller::testing::{spec_with, validated};
+use crate::controller::upgrade::Progress;
 use crate::controller::validate::ValidSpec;
 use crate::records::Reach;
 use xmpp_federation_imp::clock::{Clock as _, SystemClock};
@@ -45,6 +46,7 @@ pub struct World {
     pub refusals: Vec<Arc<PodRefusal>>,
     pub imp: Result<Report, String>,
     pub records: Records,
+    pub progress: Progress,
 }
 
 pub fn link(state: LinkState) -> LinkStatus {
@@ -151,6 +153,7 @@ pub fn world(path: &str, value: Value) -> World {
             partners_seen: true,
             ..Records::default()
         },
+        progress: Progress::Current,
     }
 }
 
@@ -217,6 +220,7 @@ pub fn with_inputs<T>(world: &World, look: impl FnOnce(&Inputs<'_>) -> T) -> T {
         applied: &AppliedObjects::default(),
         pods_allowed: world.valid.replicas,
         effects: &effects,
+        progress: &world.progress,
         now: now(),
     };
     look(&inputs)

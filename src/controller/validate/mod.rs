@@ -55,6 +55,10 @@ pub struct Settings {
     pub cluster_networks: Vec<Cidr>,
     /// Users of pods for which the spec names none.
     pub pod_users: PodUsers,
+    /// Federations whose pods a release replaces at a time; 0: all.
+    pub upgrades_at_once: u16,
+    /// How long one of them may not work, besides the time that its pods take one after the other.
+    pub upgrade_timeout: HumanDuration,
 }
 
 /// A spec without contradictions, in the types of the field.
@@ -89,6 +93,8 @@ pub struct ValidSpec {
     pub network_policy: NetworkPolicySpec,
     /// What is passed on to the pods.
     pub pod: PodSpec,
+    /// The spec gives the Secrets for pulling the image.
+    pub pull_secrets_given: bool,
     /// Certificates and security mode.
     pub tls: TlsTerms,
     /// TLS from the first byte is served too.
@@ -315,6 +321,7 @@ pub fn run<'a>(
         drain_delay: spec.edge.drain_delay.0,
         min_ready: spec.edge.min_ready.0,
         network_policy: spec.edge.network_policy.clone(),
+        pull_secrets_given: !spec.edge.pod.image_pull_secrets.is_empty(),
         pod: pod(&spec.edge.pod, &settings.edge_pull_secrets),
         tls: tls_terms(spec),
         direct_tls,
