@@ -2,11 +2,18 @@
 //!
 //! Needs root and what `make setup` builds, so it runs in `make test` (with `--ignored`), not in a plain `cargo test`.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "tests"
+)]
 
 mod clouds;
 mod nodes;
 mod operator;
+mod upgrades;
 
 use std::collections::BTreeSet;
 use std::fs;

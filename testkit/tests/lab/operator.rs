@@ -35,7 +35,10 @@ impl<'a> Installation<'a> {
         let binary = layout::binary("xmpp-federation-operator")?.display().to_string();
         let (watched, health) = (watched.join(","), format!("127.0.0.1:{port}"));
         let mut words = vec![binary.as_str(), "--namespace", SYSTEM, "--pod-name", name];
-        words.extend(["--edge-image", "localhost/none:lab", "--health-address", &health]);
+        words.extend(["--health-address", &health]);
+        if !more.contains(&"--edge-image") {
+            words.extend(["--edge-image", "localhost/none:lab"]);
+        }
         words.extend(more);
         if !watched.is_empty() {
             words.extend(["--watch-namespaces", &watched]);
@@ -50,6 +53,17 @@ impl<'a> Installation<'a> {
         let operator = Self::start(stage, OPERATOR, 8081, watched)?;
         operator.leads(SOON).await?;
         Ok(operator)
+    }
+
+    pub(super) async fn leading_with(stage: &'a Stage, more: &[&str]) -> Result<Self, Error> {
+        let operator = Self::start_with(stage, OPERATOR, 8081, &[], more)?;
+        operator.leads(SOON).await?;
+        Ok(operator)
+    }
+
+    /// All metrics as text.
+    pub(super) async fn metrics(&self) -> String {
+        self.get("/metrics").await.unwrap_or_default().1
     }
 
     async fn get(&self, path: &str) -> Option<(u16, String)> {
