@@ -11,22 +11,19 @@ use k8s_openapi::api::core::v1::Service;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::{cloud, command};
+use super::command;
 use testkit_base::Error;
 
 /// How often nodes are asked, and how long an answer may take.
 const EVERY: Duration = Duration::from_secs(1);
 
-/// Serves until it is ended: one route for each address.
-pub async fn serve(nodes: &[Ipv4Addr], services: impl Fn() -> Vec<Arc<Service>>) {
+/// Serves until it is ended: one route for each of these addresses.
+pub async fn serve(nodes: &[Ipv4Addr], services: impl Fn() -> Vec<(Ipv4Addr, Arc<Service>)>) {
     let mut routes: BTreeMap<Ipv4Addr, Ipv4Addr> = BTreeMap::new();
     let mut turns = tokio::time::interval(EVERY);
     loop {
         turns.tick().await;
-        for service in services() {
-            let Some(address) = cloud::address(&service) else {
-                continue;
-            };
+        for (address, service) in services() {
             let healthy = healthy(&service, nodes).await;
             let Some(node) = choice(routes.get(&address), &healthy) else {
                 continue;

@@ -33,7 +33,7 @@ fn shown(service: &Service) -> Vec<IpAddr> {
 }
 
 /// The address of a Service, in IPv4's words where it has IPv6 alone.
-pub fn address(service: &Service) -> Option<Ipv4Addr> {
+fn address(service: &Service) -> Option<Ipv4Addr> {
     shown(service).first().map(|ip| match ip {
         IpAddr::V4(ip) => *ip,
         IpAddr::V6(ip) => {
@@ -86,7 +86,11 @@ pub async fn serve(kubeconfig: &Path, nodes: Vec<Ipv4Addr>) -> Result<(), Error>
     let mut changes = pin!(changes.default_backoff().reflect(writer));
     if !nodes.is_empty() {
         let known = known.clone();
-        tokio::spawn(async move { balancer::serve(&nodes, || known.state()).await });
+        let addressed = move || {
+            let services = known.state().into_iter();
+            services.filter_map(|service| Some((address(&service)?, service))).collect()
+        };
+        tokio::spawn(async move { balancer::serve(&nodes, addressed).await });
     }
     while let Some(change) = changes.next().await {
         match change {

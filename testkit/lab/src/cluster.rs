@@ -6,8 +6,6 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::network;
-
 /// A Kubernetes node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Node {
@@ -59,7 +57,7 @@ pub const DUAL: &[Node] = &[Node {
     address: Ipv4Addr::new(10, 244, 0, 1),
     pods: (Ipv4Addr::new(10, 244, 0, 0), 18),
     six: Some(Six {
-        address: network::LAN_GATEWAY6,
+        address: Ipv6Addr::new(0xfd44, 0, 0, 0, 0, 0, 0, 1),
         pods: (Ipv6Addr::new(0xfd44, 0, 0, 1, 0, 0, 0, 0), 64),
     }),
 }];
