@@ -29,12 +29,16 @@ pub const OBJECTS_MANAGER: &str = "xmpp-federation-operator";
 pub const STATUS_MANAGER: &str = "xmpp-federation-operator-status";
 /// Finalizer: rows may exist in IM and Presence.
 pub const FINALIZER: &str = "xmppfederation.io/registrations";
+/// Finalizer: Secrets exist that no garbage collector takes.
+pub const KEYS_FINALIZER: &str = "xmppfederation.io/keys";
 /// Label on everything the operator makes, and the selector of all its watches.
 pub const MANAGED_BY: (&str, &str) = ("app.kubernetes.io/managed-by", "xmpp-federation-operator");
 /// Label naming the resource an object belongs to.
 pub const INSTANCE_LABEL: &str = "app.kubernetes.io/instance";
 /// Label of a Secret that resources may use, where the operator requires it.
 pub const USE_LABEL: (&str, &str) = ("xmppfederation.io/use", "allowed");
+/// Annotation on Secrets that have no owner for Kubernetes: the resource that they belong to.
+pub const RESOURCE: &str = "xmppfederation.io/resource";
 /// Annotation on a pod: hash of the configuration it should have loaded.
 pub const CONFIG_HASH: &str = "xmppfederation.io/config-hash";
 
@@ -51,6 +55,8 @@ pub mod request {
     pub const ADOPT_ROWS: &str = "xmppfederation.io/adopt-rows";
     /// Upgrade other federations although this one does not work again after its own upgrade.
     pub const CONTINUE_UPGRADE: &str = "xmppfederation.io/continue-upgrade";
+    /// Take over Secrets with the names of the dialback secret and the authority that do not show whose they are.
+    pub const ADOPT_SECRETS: &str = "xmppfederation.io/adopt-secrets";
     /// Let a deletion give up the rows it cannot remove.
     pub const ABANDON_ROWS: &str = "xmppfederation.io/abandon-rows";
 }

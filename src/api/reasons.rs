@@ -16,10 +16,12 @@ xmpp_federation_imp::reasons! {
         Deleting: "The resource is being deleted.", "";
         RowsAbandoned: "Event: a deletion gave up; rows may be left in IM and Presence.", "Remove them on the publisher with the commands in the message.";
         RowsRetained: "Event: rows stay in IM and Presence, because onDelete is Retain.", "";
+        SecretsRetained: "Event: the dialback secret and the own authority stay after a deletion, because onDelete is Retain, or because they cannot be deleted.", "Delete the Secrets in the message if no resource of this name will need them.";
+        CertificateIssued: "Event: the own authority issued a certificate; the message says why.", "";
         SpecUnreadable: "The object does not fit the schema of this release.", "Correct the field named in the message.";
         SpecInvalid: "A value of the spec is wrong or not available in this release.", "Correct the field named in the message.";
         UsedTwice: "A domain, realm or IM and Presence cluster is used by two resources.", "Remove it from one of the two resources.";
-        ForeignObject: "An object of a needed name exists and is not ours.", "Delete or rename that object, or name the resource differently.";
+        ForeignObject: "An object of a needed name exists and is not ours.", "Delete or rename that object, or name the resource differently. A restored dialback secret or authority is taken over by annotation; the message says so.";
         FormerObject: "An object of a former resource of this name is still being deleted.", "Wait for the garbage collector.";
         WritesUndone: "Somebody changes an object of ours back after each write.", "Stop the writer that the message names.";
         ApiRefused: "The Kubernetes API refused an object.", "Read the message; it is the API server's.";

@@ -140,6 +140,23 @@ pub async fn paused(env: &Environment, object: &XmppFederation) -> Result<Next, 
     Ok(Next::OnChange)
 }
 
+/// Tells that the own authority issued a certificate.
+pub fn issued(owner: &Owner, why: &str) -> Note {
+    let secret = owner.certificate();
+    tracing::info!(
+        namespace = owner.namespace,
+        name = owner.name,
+        secret,
+        why,
+        "a certificate is issued"
+    );
+    Note {
+        warning: false,
+        reason: Reason::CertificateIssued.to_string(),
+        message: format!("The certificate in Secret {secret} is issued by the own authority, because {why}"),
+    }
+}
+
 /// Writes status and events of a reconcile that came to its end.
 pub async fn conclude(
     env: &Environment,

@@ -1,5 +1,7 @@
 //! Step four: makes the cluster have the desired objects. Server-side apply, forced only on what
-//! is ours by UID; nothing is sent when nothing changed.
+//! is the resource's own; nothing is sent when nothing changed. [`keys`]: Secrets that are made once.
+
+mod keys;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -7,8 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Pod, Secret};
-use kube::Resource as _;
-use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions};
+use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams, Preconditions};
 use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -20,9 +21,9 @@ use super::environment::Environment;
 use super::fields::ForeignField;
 use super::kube::{Error, Kind, call};
 use super::names::Owner;
-use super::objects::{APPLIED, Content, ExistingObject};
+use super::objects::{APPLIED, Content, ExistingObject, Standing};
 use super::repairs::Repairs;
-use crate::api::{CONFIG_HASH, OBJECTS_MANAGER, XmppFederation};
+use crate::api::{CONFIG_HASH, OBJECTS_MANAGER, request};
 use crate::backoff::doubled;
 
 /// Why the desired objects are not all there.
@@ -42,6 +43,12 @@ pub enum ApplyError {
         "{kind} {name} of a former XmppFederation of this name is still being deleted; waiting for the garbage collector"
     )]
     Predecessor { kind: &'static str, name: String },
+    /// A Secret that only a person can tell to be the resource's.
+    #[error(
+        "Secret {0} exists, and nothing shows that the operator made it for this resource; if it holds what the resource had before, as after a restore, set the annotation {annotation}, otherwise delete or rename it",
+        annotation = request::ADOPT_SECRETS
+    )]
+    Unmarked(String),
     #[error(transparent)]
     Kube(#[from] Error),
     /// Somebody undoes each write.
@@ -112,6 +119,8 @@ pub struct AppliedObjects {
     pub added: Vec<String>,
     /// The pods' controller is not as wanted.
     pub controller_failed: bool,
+    /// Dialback secret and authority are the resource's, as far as they are needed.
+    pub has_keys: bool,
 }
 
 impl AppliedObjects {
@@ -119,15 +128,25 @@ impl AppliedObjects {
     pub fn changed_controller(&self) -> bool {
         self.written.iter().any(|written| written.unseen)
     }
+
+    /// Whether that Secret was written.
+    pub fn changed_secret(&self, name: &str) -> bool {
+        let is_it = |written: &ObjectWrite| written.kind == Kind::Secret && written.name == name;
+        self.written.iter().any(is_it)
+    }
 }
 
-/// Each object for itself: one that cannot be written stops no other.
+/// Each object for itself: one that cannot be written stops no other. But no pod is made for the first time, and no leaf
+/// is issued, with secrets that are not the resource's.
+///
+/// `adopt`: a person takes Secrets without the operator's marks for the resource's.
 pub async fn run(
     env: &Environment,
     sent: &Cache<SentObjects>,
     owner: &Owner,
     desired: &DesiredObjects,
     live: &ExistingObjects,
+    adopt: bool,
 ) -> AppliedObjects {
     let DesiredObjects {
         dialback,
@@ -145,23 +164,43 @@ pub async fn run(
         config_hash: _,
         mounted_hash: _,
     } = desired;
-    let to = Target { env, sent, owner };
+    let to = Target {
+        env,
+        sent,
+        owner,
+        adopt,
+    };
     let mut applied = AppliedObjects::default();
     // Secrets first: a pod that starts without them would only wait.
-    let own_authority = !matches!(certificate, DesiredObject::Absent);
-    let once = [
-        (owner.dialback(), dialback, &live.dialback, true),
-        (owner.authority(), authority, &live.authority, own_authority),
-    ];
-    for (name, wanted, found, needed) in once {
-        applied.take(match (found, wanted) {
-            (Some(found), _) => to.check(Kind::Secret, &name, found).map(|()| None),
-            (None, Some(wanted)) => to.create_once(Kind::Secret, &name, wanted).await,
-            // Deleted, or without its label.
-            (None, None) if needed => to.relabel(Kind::Secret, &name).await.map(|()| None),
-            (None, None) => Ok(None),
-        });
+    applied.take(
+        to.keep(&owner.dialback(), dialback.as_ref(), live.dialback.as_ref())
+            .await,
+    );
+    let failed = applied.failed.len();
+    let has_owner = live
+        .authority
+        .as_ref()
+        .is_some_and(|found| found.is_owned_by(owner) && !found.deleting);
+    if has_owner || !matches!(certificate, DesiredObject::Absent) {
+        applied.take(
+            to.keep(&owner.authority(), authority.as_ref(), live.authority.as_ref())
+                .await,
+        );
     }
+    // A leaf of a new authority that was not stored fits none.
+    let unstored = authority.is_some() && applied.failed.len() > failed;
+    let certificate = if unstored {
+        &DesiredObject::Unchanged
+    } else {
+        certificate
+    };
+    applied.has_keys = applied.failed.is_empty();
+    let first_pods = live.stateful_set.is_none() && !applied.has_keys;
+    let stateful_set = if first_pods {
+        &DesiredObject::Unchanged
+    } else {
+        stateful_set
+    };
     let edge = owner.edge();
     // The Secret of a certificate in whose place another one was brought.
     let mut unmounted = None;
@@ -222,7 +261,12 @@ pub async fn secret(
 ) -> Result<(), ApplyError> {
     let name = wanted.metadata.name.as_deref().unwrap_or_default();
     let wanted = serde_json::to_value(wanted)?;
-    let to = Target { env, sent, owner };
+    let to = Target {
+        env,
+        sent,
+        owner,
+        adopt: false,
+    };
     to.apply(Kind::Secret, name, &wanted, Some(found)).await.map(drop)
 }
 
@@ -247,6 +291,8 @@ struct Target<'a> {
     env: &'a Environment,
     sent: &'a Cache<SentObjects>,
     owner: &'a Owner,
+    /// A person takes Secrets without the operator's marks for the resource's.
+    adopt: bool,
 }
 
 impl Target<'_> {
@@ -261,49 +307,6 @@ impl Target<'_> {
             return Ok(None);
         };
         Ok(Some(Arc::new(ExistingObject::new(kind, object, None))))
-    }
-
-    /// Creates an object that is never changed, by POST: a race ends in 409, not in an
-    /// overwritten secret.
-    async fn create_once(&self, kind: Kind, name: &str, desired: &Secret) -> Result<Option<ObjectWrite>, ApplyError> {
-        let what = || format!("{} {name} cannot be created", kind.as_str());
-        let object: DynamicObject = serde_json::from_value(serde_json::to_value(desired)?)?;
-        let params = PostParams {
-            field_manager: Some(OBJECTS_MANAGER.to_owned()),
-            ..PostParams::default()
-        };
-        let lists = self.env.snapshots.lists(kind);
-        match call(what, self.api(kind).create(&params, &object)).await {
-            Ok(answer) => {
-                self.env.snapshots.answered(kind, answer, lists, |_| ());
-                Ok(Some(ObjectWrite::new(kind, name, false)))
-            }
-            Err(error) if error.code() == Some(409) => {
-                self.relabel(kind, name).await?;
-                Err(error.into())
-            }
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    /// Gives an object of ours that is there after all back the labels that show it to the watch, which then tells of
-    /// it.
-    async fn relabel(&self, kind: Kind, name: &str) -> Result<(), ApplyError> {
-        let Some(found) = self.unlabelled(kind, name).await? else {
-            return Ok(());
-        };
-        self.check(kind, name, &found)?;
-        if found.labelled {
-            return Ok(());
-        }
-        let body = json!({"metadata": {"uid": found.uid, "labels": self.owner.labels()}});
-        let params = PatchParams {
-            field_manager: Some(OBJECTS_MANAGER.to_owned()),
-            ..PatchParams::default()
-        };
-        let what = || format!("{} {name} cannot be labelled", kind.as_str());
-        call(what, self.api(kind).patch(name, &params, &Patch::Merge(&body))).await?;
-        Ok(())
     }
 
     async fn apply(
@@ -389,8 +392,8 @@ impl Target<'_> {
         name: &str,
         found: Option<&Arc<ExistingObject>>,
     ) -> Result<Option<ObjectWrite>, ApplyError> {
-        // The object is not wanted, so a foreign object of that name does no harm.
-        let Some(found) = found.filter(|found| self.check(kind, name, found).is_ok()) else {
+        // The object is not wanted, so another object of that name does no harm; a Secret may be one that is brought.
+        let Some(found) = found.filter(|found| found.is_owned_by(self.owner) && !found.deleting) else {
             return Ok(None);
         };
         let params = DeleteParams {
@@ -409,39 +412,19 @@ impl Target<'_> {
         }
     }
 
-    /// Ours by UID, or an error that says whose it is.
+    /// The resource's own, or an error that says whose it is.
     fn check(&self, kind: Kind, name: &str, found: &ExistingObject) -> Result<(), ApplyError> {
-        let kind = kind.as_str();
-        let owners = &found.owners;
-        if owners.iter().any(|o| *o.uid == *self.owner.uid) {
+        let (kind, name) = (kind.as_str(), name.to_owned());
+        match found.standing(self.owner) {
+            Standing::Own if !found.deleting => Ok(()),
             // Its replacement has to wait until it is gone.
-            return if found.deleting {
-                Err(ApplyError::Predecessor {
-                    kind,
-                    name: name.to_owned(),
-                })
-            } else {
-                Ok(())
-            };
+            Standing::Own | Standing::Former => Err(ApplyError::Predecessor { kind, name }),
+            Standing::Unmarked => {
+                let owner = "nobody we know".to_owned();
+                Err(ApplyError::Foreign { kind, name, owner })
+            }
+            Standing::Foreign(owner) => Err(ApplyError::Foreign { kind, name, owner }),
         }
-        let former = found.labelled
-            && owners
-                .iter()
-                .any(|o| o.kind == XmppFederation::kind(&()) && *o.name == *self.owner.name);
-        if former {
-            return Err(ApplyError::Predecessor {
-                kind,
-                name: name.to_owned(),
-            });
-        }
-        let owner = owners
-            .first()
-            .map_or_else(|| "nobody we know".to_owned(), |o| format!("{} {}", o.kind, o.name));
-        Err(ApplyError::Foreign {
-            kind,
-            name: name.to_owned(),
-            owner,
-        })
     }
 }
 
@@ -586,5 +569,7 @@ fn merge(into: &mut Value, from: Value) {
     }
 }
 
+#[cfg(test)]
+mod keys_tests;
 #[cfg(test)]
 mod tests;

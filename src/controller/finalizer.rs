@@ -1,5 +1,5 @@
-//! The finalizer: put on before the first write to IM and Presence, taken off at the end of a
-//! deletion.
+//! The finalizers: one is put on before the first write to IM and Presence, the other before the first Secret that no
+//! garbage collector takes. Both are taken off at the end of a deletion.
 
 use kube::ResourceExt;
 use kube::api::{Api, Patch, PatchParams};
@@ -7,7 +7,8 @@ use serde_json::json;
 
 use super::environment::Environment;
 use super::kube::{Error, call, resource_api};
-use crate::api::{FINALIZER, XmppFederation};
+use super::names::ObjectName;
+use crate::api::{FINALIZER, KEYS_FINALIZER, XmppFederation};
 
 /// How often a change is tried anew because somebody else, or we, wrote meanwhile.
 const TRIES: usize = 4;
@@ -17,21 +18,26 @@ pub fn is_on(object: &impl ResourceExt) -> bool {
     object.finalizers().iter().any(|f| f == FINALIZER)
 }
 
-/// Adds the finalizer, right before the first write to IM and Presence.
-pub async fn add(env: &Environment, object: &XmppFederation) -> Result<(), Error> {
+/// Whether Secrets may exist that no garbage collector takes.
+pub fn has_keys(object: &impl ResourceExt) -> bool {
+    object.finalizers().iter().any(|f| f == KEYS_FINALIZER)
+}
+
+/// Adds a finalizer, right before the first write that it is for.
+pub async fn add(env: &Environment, object: &XmppFederation, finalizer: &str) -> Result<(), Error> {
     let mut finalizers = object.finalizers().to_vec();
-    finalizers.push(FINALIZER.to_owned());
+    finalizers.push(finalizer.to_owned());
     set(env, object, &finalizers).await
 }
 
-/// Takes it off. The object may have changed since it was read, not least by our own status: the
+/// Takes both off. The object may have changed since it was read, not least by our own status: the
 /// list is then read again, so that no finalizer of others is lost.
 pub async fn release(env: &Environment, object: &impl ResourceExt) -> Result<(), Error> {
     let others = |finalizers: &[String]| -> Vec<String> {
-        let others = finalizers.iter().filter(|f| *f != FINALIZER);
+        let others = finalizers.iter().filter(|f| *f != FINALIZER && *f != KEYS_FINALIZER);
         others.cloned().collect()
     };
-    if !is_on(object) {
+    if !is_on(object) && !has_keys(object) {
         return Ok(());
     }
     let mut result = set(env, object, &others(object.finalizers())).await;
@@ -45,7 +51,7 @@ pub async fn release(env: &Environment, object: &impl ResourceExt) -> Result<(),
         let Some(now) = call(what, api.get_metadata_opt(&name)).await? else {
             return Ok(());
         };
-        if now.uid() != object.uid() || !is_on(&now) {
+        if now.uid() != object.uid() || !(is_on(&now) || has_keys(&now)) {
             return Ok(());
         }
         result = set(env, &now, &others(now.finalizers())).await;
@@ -67,6 +73,13 @@ async fn set(env: &Environment, object: &impl ResourceExt, finalizers: &[String]
     match call(what, api.patch(&name, &params, &Patch::Merge(&patch))).await {
         Ok(answer) => {
             env.snapshots.resource_answered(answer, lists);
+            // With its last finalizer the object is gone, and the answer has the version that was there before.
+            if finalizers.is_empty() && object.meta().deletion_timestamp.is_some() {
+                let version = object.resource_version().unwrap_or_default();
+                if let Some(name) = ObjectName::of(object) {
+                    env.snapshots.resources.gone(&name, &version);
+                }
+            }
             Ok(())
         }
         Err(error) if error.code() == Some(404) => Ok(()),

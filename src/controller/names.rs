@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta, OwnerReference};
 use kube::{Resource, ResourceExt};
 
-use crate::api::{INSTANCE_LABEL, MANAGED_BY, XmppFederation};
+use crate::api::{INSTANCE_LABEL, MANAGED_BY, RESOURCE, XmppFederation};
 
 /// Label of all edge pods, of whatever resource.
 pub const EDGE_LABEL: (&str, &str) = ("app.kubernetes.io/name", "xmpp-federation-edge");
@@ -139,6 +139,16 @@ impl Owner {
                 block_owner_deletion: Some(true),
             }]),
             ..ObjectMeta::default()
+        }
+    }
+
+    /// Metadata of a Secret of this name that outlives the resource's object: without an owner, so that no garbage
+    /// collector takes it where the resource is restored with another UID.
+    pub fn kept_metadata(&self, name: &str) -> ObjectMeta {
+        ObjectMeta {
+            annotations: Some(BTreeMap::from([(RESOURCE.to_owned(), self.name.clone())])),
+            owner_references: None,
+            ..self.metadata(name)
         }
     }
 }

@@ -17,9 +17,9 @@ use xmpp_federation_core::edge_config::HostPort;
 
 use super::fields::{self, ForeignField, OwnFields};
 use super::kube::Kind;
-use super::names::EDGE_CONFIG;
+use super::names::{EDGE_CONFIG, Owner};
 use super::record::{TEMPLATE, TemplateInForce};
-use crate::api::{INSTANCE_LABEL, MANAGED_BY, XmppFederation};
+use crate::api::{INSTANCE_LABEL, MANAGED_BY, RESOURCE, XmppFederation};
 use crate::records::ServiceAddresses;
 
 /// One object.
@@ -30,6 +30,8 @@ pub struct ExistingObject {
     pub labelled: bool,
     /// The resource that its label names.
     pub instance: Option<Box<str>>,
+    /// The resource that its annotation names.
+    resource: Option<Box<str>>,
     pub deleting: bool,
     /// SHA-256 of all that people and operators write: not of the status.
     pub digest: [u8; 32],
@@ -55,6 +57,26 @@ pub struct ObjectOwner {
     pub kind: Cow<'static, str>,
     pub name: Box<str>,
     pub uid: Box<str>,
+}
+
+impl ObjectOwner {
+    /// Whether it is, or was, the resource of that name.
+    pub fn is_resource(&self, name: &str) -> bool {
+        self.kind == XmppFederation::kind(&()) && *self.name == *name
+    }
+}
+
+/// What an object at a name of ours is to a resource.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Standing {
+    /// Its own: by UID, or nobody's with the operator's marks, as one that was kept or restored.
+    Own,
+    /// Of a former resource of its name. Kubernetes' garbage collector takes such an object.
+    Former,
+    /// Nobody's, and nothing shows that the operator made it.
+    Unmarked,
+    /// Of this owner.
+    Foreign(String),
 }
 
 /// Nearly all owners are of this kind.
@@ -131,6 +153,7 @@ impl ExistingObject {
         let (owners, uid) = (owners.collect(), object.uid().unwrap_or_default());
         let labelled = object.labels().get(MANAGED_BY.0).is_some_and(|v| v == MANAGED_BY.1);
         let instance = object.labels().get(INSTANCE_LABEL).map(|name| name.as_str().into());
+        let resource = object.annotations().get(RESOURCE).map(|name| name.as_str().into());
         let deleting = object.metadata.deletion_timestamp.is_some();
         let applied = object.annotations().get(APPLIED).map(|hash| digest(hash));
         let (own, foreign) = (
@@ -149,6 +172,7 @@ impl ExistingObject {
             owners,
             labelled,
             instance,
+            resource,
             deleting,
             digest,
             content,
@@ -156,6 +180,32 @@ impl ExistingObject {
             foreign,
             own: Mutex::new(own.filter(|_| !compared)),
         }
+    }
+
+    /// What it is to that resource.
+    pub fn standing(&self, owner: &Owner) -> Standing {
+        if self.is_owned_by(owner) {
+            Standing::Own
+        } else if let Some(other) = self.owners.iter().find(|of| !of.is_resource(&owner.name)) {
+            Standing::Foreign(format!("{} {}", other.kind, other.name))
+        } else if !self.owners.is_empty() {
+            Standing::Former
+        } else if self.is_marked(owner) {
+            Standing::Own
+        } else {
+            Standing::Unmarked
+        }
+    }
+
+    /// Whether Kubernetes knows that resource as its owner.
+    pub fn is_owned_by(&self, owner: &Owner) -> bool {
+        self.owners.iter().any(|of| *of.uid == *owner.uid)
+    }
+
+    /// Whether its labels or its annotation say that the operator made it for the resource of that name.
+    pub fn is_marked(&self, owner: &Owner) -> bool {
+        let names = |name: &Option<Box<str>>| name.as_deref() == Some(&owner.name);
+        names(&self.resource) || (self.labelled && names(&self.instance))
     }
 
     /// Whether it has all of `wanted`, which has that hash: nobody has changed or removed a field of it since it was

@@ -6,6 +6,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio::time::Instant;
 
+use super::build::material::Certificate;
 use super::context::Context;
 use super::dereference::ExistingObjects;
 use super::effects::Outcome;
@@ -20,11 +21,11 @@ use super::turns::{Report, Wait};
 use super::upgrade::{Progress, Question};
 use super::validate::Refusal;
 use super::{
-    answer, apply, build, change_log, delete, dereference, effects, renewal, requeue, status, unreadable, upgrade,
-    validate,
+    answer, apply, build, change_log, delete, dereference, effects, finalizer, renewal, requeue, status, unreadable,
+    upgrade, validate,
 };
 use crate::api::slots::Slots;
-use crate::api::{XmppFederation, request};
+use crate::api::{KEYS_FINALIZER, XmppFederation, request};
 use crate::runtime::metrics::{ByCategory, ByResult};
 
 /// Reconciles the resource of that name as the snapshots show it; when to come again without news.
@@ -163,6 +164,11 @@ async fn steps(
     };
     change_log::accepted(&caches.accepted, stored, object, &valid);
 
+    // What is made from here on may outlive the object.
+    if !finalizer::has_keys(object) {
+        finalizer::add(env, object, KEYS_FINALIZER).await?;
+        return Ok(Next::After(Duration::ZERO));
+    }
     let rollout = view.existing.rollout();
     let over = caches.turns.with(&uid, |over| over.clone());
     let question = Question {
@@ -177,14 +183,22 @@ async fn steps(
     };
     let progress = upgrade::plan(&mut built.desired, question);
 
-    let mut applied = apply::run(env, &caches.sent, &valid.owner, &built.desired, &view.existing).await;
+    let adopt = requests::unserved(object, request::ADOPT_SECRETS);
+    let (desired, live) = (&built.desired, &view.existing);
+    let mut applied = apply::run(env, &caches.sent, &valid.owner, desired, live, adopt.is_some()).await;
     let failed = &mut applied.failed;
     let tell = apply::notify_pods(env, &caches.sent, &valid.owner, &built.desired, &view.pods, failed).await;
 
-    let effects = match effects::run(env, object, &valid, &view, dropped, &earlier, &caches.rows).await? {
+    let mut effects = match effects::run(env, object, &valid, &view, dropped, &earlier, &caches.rows).await? {
         Outcome::Again => return Ok(Next::After(Duration::ZERO)),
         Outcome::Done(effects) => effects,
     };
+    let issued = built.material.certificate.as_ref().ok().and_then(Certificate::issued);
+    if applied.changed_secret(&valid.owner.certificate()) {
+        effects
+            .notes
+            .extend(issued.map(|why| answer::issued(&valid.owner, why)));
+    }
     let later = caches.observations.with(&uid, |earlier| earlier.note(&effects).clone());
 
     let inputs = Inputs {
@@ -202,6 +216,7 @@ async fn steps(
     let served = ServedRequests {
         rotate,
         rotated: view.existing.dialback.is_none(),
+        adopted: adopt.filter(|_| applied.has_keys),
         refreshed: effects.all_current(),
         abandoned: abandons && effects.pending.is_empty() && !effects.is_incomplete(),
         continued: !applied.controller_failed,

@@ -50,6 +50,8 @@ pub struct ServedRequests<'a> {
     pub rotate: Option<&'a String>,
     /// There was none, so that one was made.
     pub rotated: bool,
+    /// Secrets without marks were to be taken over, and all are the resource's.
+    pub adopted: Option<&'a String>,
     /// All was read anew.
     pub refreshed: bool,
     /// Rows of dropped clusters were given up.
@@ -68,6 +70,7 @@ impl ServedRequests<'_> {
         };
         let value = |annotation: &str| object.annotations().get(annotation);
         set(request::ROTATE_DIALBACK, self.rotate);
+        set(request::ADOPT_SECRETS, self.adopted);
         set(request::REFRESH, value(request::REFRESH).filter(|_| self.refreshed));
         set(
             request::CONTINUE_UPGRADE,

@@ -10,7 +10,7 @@ use rcgen::{
 };
 use xmpp_federation_core::{Domain, SecretBytes};
 
-use super::inspect::inspect;
+use super::inspect::{fits, inspect, signed_by};
 
 /// The authority lives ten years; it is never replaced unasked.
 const AUTHORITY_LIFETIME: SignedDuration = SignedDuration::from_hours(10 * 365 * 24);
@@ -77,7 +77,11 @@ pub fn ensure(existing: Option<&KeyMaterial>, wanted: &[Domain], now: Timestamp)
 }
 
 fn reason_to_renew(existing: &KeyMaterial, wanted: &[Domain], now: Timestamp) -> Option<String> {
-    let info = match inspect(&existing.certificate) {
+    let (pem, authority) = (&existing.certificate, &existing.ca_certificate);
+    if pem.is_empty() {
+        return Some("no certificate existed".to_owned());
+    }
+    let info = match inspect(pem) {
         Ok(info) => info,
         Err(unreadable) => return Some(unreadable.to_string()),
     };
@@ -86,7 +90,17 @@ fn reason_to_renew(existing: &KeyMaterial, wanted: &[Domain], now: Timestamp) ->
         let names: Vec<_> = missing.iter().map(ToString::to_string).collect();
         return Some(format!("it did not cover {}", names.join(", ")));
     }
-    let last = end_of(&existing.ca_certificate).unwrap_or(Timestamp::MAX);
+    if !fits(pem, &existing.key) {
+        return Some("its key was another one's".to_owned());
+    }
+    // Without the authority nobody can tell.
+    if !authority.is_empty() && !signed_by(pem, authority) {
+        return Some("the stored authority had not signed it".to_owned());
+    }
+    if info.not_before > now {
+        return Some(format!("it was not valid before {}", info.not_before));
+    }
+    let last = end_of(authority).unwrap_or(Timestamp::MAX);
     if info.not_after > last {
         return Some(format!(
             "it was valid for longer than its authority, which ends on {last}"
@@ -137,6 +151,9 @@ impl Authority {
             .map_err(|_| TlsError::Authority("its key is not PEM text".to_owned()))?;
         let key =
             KeyPair::from_pem(text).map_err(|error| TlsError::Authority(format!("its key is unreadable: {error}")))?;
+        if !fits(&existing.ca_certificate, &existing.ca_key) {
+            return Err(TlsError::Authority("its key is not that of its certificate".to_owned()));
+        }
         let issuer = Issuer::from_ca_cert_pem(&existing.ca_certificate, key)
             .map_err(|error| TlsError::Authority(error.to_string()))?;
         Ok(Self {
@@ -189,6 +206,7 @@ fn set_validity(params: &mut CertificateParams, now: Timestamp, lifetime: Signed
 mod tests {
     #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
     use super::*;
+    use rstest::rstest;
 
     fn domains(names: &[&str]) -> Vec<Domain> {
         names.iter().map(|name| Domain::parse(name).unwrap()).collect()
@@ -230,6 +248,97 @@ mod tests {
         let (third, reason) = issued(ensure(Some(&second), &more, late).unwrap());
         assert_eq!(third.ca_certificate, first.ca_certificate);
         assert!(reason.contains("expires"), "{reason}");
+    }
+
+    const OTHER_KEY: &str = "its key was another one's";
+    const NOT_SIGNED: &str = "the stored authority had not signed it";
+
+    /// What a person, or a restore, makes of certificate, key and authority; without a reason the leaf stays.
+    #[rstest]
+    #[case::nothing("own", "own", "own", None)]
+    #[case::the_key_of_another("own", "other", "own", Some(OTHER_KEY))]
+    #[case::a_damaged_key("own", "text", "own", Some(OTHER_KEY))]
+    #[case::the_certificate_of_another("other", "own", "own", Some(OTHER_KEY))]
+    #[case::the_pair_of_another("other", "other", "own", Some(NOT_SIGNED))]
+    #[case::the_authority_of_another("own", "own", "other", Some(NOT_SIGNED))]
+    #[case::no_certificate("none", "own", "own", Some("no certificate existed"))]
+    #[case::a_text("text", "own", "own", Some("no readable PEM certificate"))]
+    fn a_leaf_that_does_not_fit_is_made_anew_under_the_stored_authority(
+        #[case] certificate: &str,
+        #[case] key: &str,
+        #[case] authority: &str,
+        #[case] expected: Option<&str>,
+    ) {
+        let (now, wanted) = (at("2026-11-22T00:00:00Z"), domains(&["coluc.com"]));
+        // Even the names are the same.
+        let make = || issued(ensure(None, &wanted, now).unwrap()).0;
+        let (own, other) = (make(), make());
+        let empty = KeyMaterial {
+            ca_certificate: String::new(),
+            ca_key: SecretBytes::new(Vec::new()),
+            certificate: String::new(),
+            key: SecretBytes::new(Vec::new()),
+        };
+        let text = KeyMaterial {
+            certificate: "text".to_owned(),
+            key: SecretBytes::new(b"no key".to_vec()),
+            ..empty.clone()
+        };
+        let of = |whose: &str| match whose {
+            "own" => &own,
+            "other" => &other,
+            "text" => &text,
+            _ => &empty,
+        };
+        let stored = KeyMaterial {
+            ca_certificate: of(authority).ca_certificate.clone(),
+            ca_key: of(authority).ca_key.clone(),
+            certificate: of(certificate).certificate.clone(),
+            key: of(key).key.clone(),
+        };
+        let outcome = ensure(Some(&stored), &wanted, now).unwrap();
+        let Some(expected) = expected else {
+            assert!(matches!(outcome, Outcome::Keep));
+            return;
+        };
+        let (next, reason) = issued(outcome);
+        assert!(reason.contains(expected), "{reason}");
+        assert_eq!(next.ca_certificate, stored.ca_certificate);
+        assert_eq!(next.ca_key.expose(), stored.ca_key.expose());
+        assert!(fits(&next.certificate, &next.key) && signed_by(&next.certificate, &stored.ca_certificate));
+        assert!(matches!(ensure(Some(&next), &wanted, now).unwrap(), Outcome::Keep));
+    }
+
+    #[test]
+    fn a_leaf_from_the_future_is_made_anew() {
+        let wanted = domains(&["coluc.com"]);
+        let (material, _) = issued(ensure(None, &wanted, at("2026-11-22T00:00:00Z")).unwrap());
+        let (_, reason) = issued(ensure(Some(&material), &wanted, at("2026-11-21T00:00:00Z")).unwrap());
+        assert!(reason.contains("not valid before"), "{reason}");
+    }
+
+    #[test]
+    fn without_its_authority_a_leaf_is_kept_while_its_key_is_its_own() {
+        let (now, wanted) = (at("2026-11-22T00:00:00Z"), domains(&["coluc.com"]));
+        let (mut material, _) = issued(ensure(None, &wanted, now).unwrap());
+        (material.ca_certificate, material.ca_key) = (String::new(), SecretBytes::new(Vec::new()));
+        assert!(matches!(ensure(Some(&material), &wanted, now).unwrap(), Outcome::Keep));
+        material.key = SecretBytes::new(b"another".to_vec());
+        assert!(ensure(Some(&material), &wanted, now).is_err());
+    }
+
+    #[test]
+    fn an_authority_with_the_key_of_another_issues_nothing() {
+        let (now, wanted) = (at("2026-11-22T00:00:00Z"), domains(&["coluc.com"]));
+        let make = || issued(ensure(None, &wanted, now).unwrap()).0;
+        let (mut own, other) = (make(), make());
+        own.ca_key = other.ca_key;
+        assert!(matches!(ensure(Some(&own), &wanted, now).unwrap(), Outcome::Keep));
+        let error = ensure(Some(&own), &domains(&["vngtp.lab"]), now).unwrap_err();
+        assert!(
+            error.to_string().contains("its key is not that of its certificate"),
+            "{error}"
+        );
     }
 
     #[test]

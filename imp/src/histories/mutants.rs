@@ -54,6 +54,8 @@ pub enum Mutant {
     ForgetsThatTheWindowCloses,
     ClaimsWhatItCommanded,
     TrustsARestoredLedger,
+    /// Takes what routers had read before a restore for true without a look at the rows.
+    RecallsWithoutALook,
     AdoptsUnasked,
     ToleratesUnasked,
     FightsAnotherWriter,
@@ -168,6 +170,12 @@ impl Mutant {
                     }
                 }
             }
+            Self::RecallsWithoutALook => {
+                for (name, record) in &mut ledger.nodes {
+                    let before = before.nodes.get(name).map(|before| before.loaded_before.clone());
+                    record.loaded.extend(before.unwrap_or_default());
+                }
+            }
             Self::RaisesSlots => ledger.slots = Some(u16::MAX),
             Self::ForgetsServedRequests => ledger.handled_restart_token = None,
             Self::ClaimsWhatItCommanded => {
@@ -218,6 +226,7 @@ fn caught(mutant: Mutant, rule: &str, ops: BoxedStrategy<Op>) -> bool {
 #[case(Mutant::ForgetsThatTheWindowCloses, "2(d)", false)]
 #[case(Mutant::ClaimsWhatItCommanded, "3", false)]
 #[case(Mutant::TrustsARestoredLedger, "3", true)]
+#[case(Mutant::RecallsWithoutALook, "3", true)]
 #[case(Mutant::AdoptsUnasked, "4", true)]
 #[case(Mutant::ToleratesUnasked, "4", false)]
 #[case(Mutant::FightsAnotherWriter, "4", false)]

@@ -105,6 +105,35 @@ fn lost_and_restored_ledgers_keep_the_rules_too() {
     check(ops_that_forget(), settled);
 }
 
+/// The cluster of Kubernetes is lost, and the resource and the ledger are restored into another one.
+#[test]
+fn a_restored_ledger_brings_the_resource_into_sync_without_a_change_where_its_rows_still_stand() {
+    let mut world = World::new(Setup {
+        lag_ms: 0,
+        min_interval_ms: 0,
+        skew_ms: 0,
+    });
+    assert_eq!(world.settle(), WaitReason::Settled);
+    world.apply(Op::RestoreLedger);
+    let (acts, rows) = (world.acts, world.table.len());
+    assert!(acts > 0);
+    world.apply(Op::LoseLedger);
+    world.apply(Op::Crash);
+    world.apply(Op::RestoreLedger);
+    world.desired[0].owner.uid = "restored".to_owned();
+    world.desired[0].live_owners = ["restored", "second"].into();
+    assert_eq!(world.settle(), WaitReason::Settled);
+    assert_eq!(
+        (world.violation.clone(), world.acts, world.table.len()),
+        (None, acts, rows)
+    );
+    let ledger = world.store.content().unwrap();
+    assert!(ledger.is_of("restored"));
+    for id in &world.wanted() {
+        assert!(NAMES.iter().all(|name| ledger.has_loaded(name, id)), "{id}");
+    }
+}
+
 #[test]
 fn slots_rise_only_where_the_spec_asks_for_more() {
     check(ops_that_leave_slots_open(), settled);

@@ -61,7 +61,7 @@ pub fn publisher_of(name: &str) -> Option<&str> {
 
 impl LedgerFile {
     /// The ledger of the publisher with that pkid, as it is stored. One that is absent is unknown; one that was
-    /// restored into another object keeps its rows and proves nothing.
+    /// restored into another object keeps its rows and proves nothing before they are seen.
     ///
     /// # Errors
     /// Why the text cannot be read, with the remedy.

@@ -133,6 +133,9 @@ pub struct NodeRecord {
     /// Component ids that its router provably read.
     #[serde(default)]
     pub loaded: BTreeSet<ComponentId>,
+    /// Those that it had read when the ledger was backed up: they count again when the same rows are seen to stand.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub loaded_before: BTreeSet<ComponentId>,
     /// The last command, until its outcome is known.
     #[serde(default)]
     pub restart: Option<Restart>,
@@ -273,6 +276,7 @@ impl Ledger {
         }
         for node in self.nodes.values_mut() {
             node.loaded.remove(id);
+            node.loaded_before.remove(id);
             // A start to come reads what stands then, which may be another row, or none.
             if let Some(restart) = &mut node.restart {
                 restart.ids.remove(id);
@@ -292,8 +296,8 @@ impl Ledger {
             .collect()
     }
 
-    /// The ledger was restored from somewhere: rows stay ours, but nothing is proven, and nothing
-    /// in it asks for a restart.
+    /// The ledger was restored from somewhere: rows stay ours, but nothing is proven before they are seen, and
+    /// nothing in it asks for a restart.
     pub fn distrust(&mut self) {
         self.restored = true;
         self.commands_lost = true;
@@ -304,13 +308,29 @@ impl Ledger {
             row.asks_restart = false;
         }
         for node in self.nodes.values_mut() {
-            node.loaded.clear();
+            node.loaded_before.append(&mut node.loaded);
             node.excused.clear();
             // What is open stays open, but a start behind it proves nothing about rows of today.
             if let Some(restart) = &mut node.restart {
                 restart.ids.clear();
                 restart.rounds.clear();
             }
+        }
+    }
+
+    /// After a restore the table was read, and shows these rows of ours. A pkid is never inserted again after its row
+    /// went, so a row that still stands stood all the time: a router that had read it has read it.
+    pub fn recall(&mut self, shown: &BTreeSet<Pkid>) {
+        let stands = |(pkid, row): &(&Pkid, &RowRecord)| row.state == RowState::Present && shown.contains(*pkid);
+        let ids: BTreeSet<&ComponentId> = self
+            .rows
+            .iter()
+            .filter(stands)
+            .map(|(_, row)| &row.component_id)
+            .collect();
+        for node in self.nodes.values_mut() {
+            let before = std::mem::take(&mut node.loaded_before);
+            node.loaded.extend(before.into_iter().filter(|id| ids.contains(id)));
         }
     }
 }

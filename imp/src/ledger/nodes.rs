@@ -103,6 +103,7 @@ impl NodeRecord {
     fn leave(&mut self) {
         self.gone = true;
         self.loaded.clear();
+        self.loaded_before.clear();
         self.excused.clear();
         if let Some(restart) = &mut self.restart {
             restart.ids.clear();

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use xmpp_federation_core::Activation;
 
 use crate::announcement;
+use crate::axl::Row;
 use crate::clock::{Elapsed, Stamp};
 use crate::control_center::{ImpFederation, RestartAnswer};
 use crate::desired::Desired;
@@ -173,6 +174,13 @@ fn rows(ledger: &mut Ledger, desired: &Desired, seen: &Observation, now: Stamp, 
         }
         ledger.forget_row(&pkid, &stood);
     }
+    let same = |row: &&Row| {
+        ledger
+            .record_of(row)
+            .is_some_and(|record| record.component_id.as_str() == row.cp_id)
+    };
+    let shown = rows.value.iter().filter(same).filter_map(|row| row.pkid.parse().ok());
+    ledger.recall(&shown.collect());
 }
 
 /// A write whose answer was not heard, or whose process ended, turns out to have been done.
@@ -426,10 +434,67 @@ fn canary(ledger: &mut Ledger, desired: &Desired, seen: &Observation, now: Stamp
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
     use super::*;
     use crate::desired::Owner;
+    use crate::observation::Reading;
+    use crate::records::RowRecord;
     use crate::testing::desired;
     use rstest::rstest;
+    use xmpp_federation_core::ComponentId;
+
+    /// Pkid and slot of the rows that the table shows; slots that the router is then known to have read.
+    #[rstest]
+    #[case::all_stand(&[(1, 0), (2, 1)], &[0, 1])]
+    #[case::one_went(&[(1, 0)], &[0])]
+    #[case::one_went_and_another_came(&[(1, 0), (9, 1)], &[0])]
+    #[case::one_has_another_id(&[(1, 0), (2, 5)], &[0])]
+    #[case::none_stands(&[], &[])]
+    fn what_a_router_had_read_counts_after_a_restore_where_the_same_row_stands(
+        #[case] table: &[(u128, usize)],
+        #[case] read: &[usize],
+    ) {
+        let id = |slot: &usize| -> ComponentId { format!("cm-2_s2scp-1.slot-{slot}").parse().unwrap() };
+        let now = Stamp {
+            wall: jiff::Timestamp::UNIX_EPOCH,
+            process: 1,
+            mono_ms: 1_000,
+        };
+        let mut desired = desired();
+        desired.component_ids = vec![id(&0), id(&1)];
+        let row = |slot: usize| RowRecord {
+            component_id: id(&slot),
+            state: RowState::Present,
+            asks_restart: true,
+        };
+        let mut ledger = Ledger {
+            owner: Some(desired.owner.clone()),
+            rows: [(Pkid::from_u128(1), row(0)), (Pkid::from_u128(2), row(1))].into(),
+            ..Ledger::unknown("055c13d9-943d-459d-a3c6-af1d1176936d")
+        };
+        ledger.node_mut("ecup10").loaded.extend([id(&0), id(&1)]);
+        ledger.distrust();
+        // Restored twice before anybody looked.
+        ledger.distrust();
+        let known =
+            |ledger: &Ledger| -> Vec<usize> { (0..2).filter(|slot| ledger.has_loaded("ecup10", &id(slot))).collect() };
+        let mut seen = Observation::default();
+        apply(&mut ledger, &desired, &mut seen, now);
+        assert_eq!(known(&ledger), [0_usize; 0], "nobody has looked yet");
+        let row = |(pkid, slot): &(u128, usize)| Row {
+            pkid: Pkid::from_u128(*pkid).to_string(),
+            cp_id: id(slot).to_string(),
+        };
+        seen.rows = Some(Reading {
+            value: table.iter().map(row).collect(),
+            asked: now,
+            answered: now,
+        });
+        apply(&mut ledger, &desired, &mut seen, now);
+        assert_eq!(known(&ledger), read);
+        assert!(ledger.nodes.values().all(|node| node.loaded_before.is_empty()));
+        assert!(ledger.rounds.is_empty() && ledger.rows.values().all(|row| !row.asks_restart));
+    }
 
     #[rstest]
     #[case::it_lives(&[], &["r-1", "r-2"], None, false)]

@@ -125,8 +125,7 @@ fn what_pods_of_an_earlier_template_mount_stays_until_they_are_replaced(
 }
 
 /// Its API server writes what it is sent; how often it wrote the object at that path.
-fn context(watched: &'static str) -> (Context, Arc<AtomicUsize>) {
-    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+pub(super) fn context(watched: &'static str) -> (Context, Arc<AtomicUsize>) {
     let writes = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&writes);
     let service = tower::service_fn(move |request: Request<Body>| {
@@ -150,17 +149,26 @@ fn context(watched: &'static str) -> (Context, Arc<AtomicUsize>) {
             Ok::<_, kube::Error>(response.body(Body::from(object.to_string().into_bytes())).unwrap())
         }
     });
+    (context_with(service), writes)
+}
+
+/// Its API server is that service.
+pub(super) fn context_with<S, F>(service: S) -> Context
+where
+    S: tower::Service<Request<Body>, Response = Response<Body>, Error = kube::Error, Future = F> + Send + 'static,
+    F: Future<Output = Result<Response<Body>, kube::Error>> + Send + 'static,
+{
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let client = kube::Client::new(service, "federation");
     let guard = ResourceGuard::new(client.clone(), || true);
-    let context = Context::new(
+    Context::new(
         client,
         Manager::new(Arc::new(MemoryStore::default()), Arc::new(guard)),
         edges::Client::new().unwrap(),
         Metrics::new(),
         settings(),
         "operator-1".to_owned(),
-    );
-    (context, writes)
+    )
 }
 
 #[rstest]
@@ -211,7 +219,15 @@ async fn an_object_that_somebody_changes_back_each_time_is_written_ever_later_an
     }
     let mut told = Vec::new();
     for _ in 0..40 {
-        let applied = run(env, &context.caches.sent, &world.valid.owner, &world.desired, &live).await;
+        let applied = run(
+            env,
+            &context.caches.sent,
+            &world.valid.owner,
+            &world.desired,
+            &live,
+            false,
+        )
+        .await;
         let failed = applied.failed.iter().map(ToString::to_string);
         told.push(
             failed

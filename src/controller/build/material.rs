@@ -140,6 +140,8 @@ pub enum Certificate {
         material: KeyMaterial,
         /// Whether the authority is new.
         new_authority: bool,
+        /// Why the leaf was issued just now.
+        issued: Option<String>,
     },
     Brought {
         secret: String,
@@ -148,6 +150,14 @@ pub enum Certificate {
 }
 
 impl Certificate {
+    /// Why it was issued just now.
+    pub fn issued(&self) -> Option<&String> {
+        match self {
+            Self::Own { issued, .. } => issued.as_ref(),
+            Self::Brought { .. } => None,
+        }
+    }
+
     /// The chain, PEM.
     pub fn pem(&self) -> &str {
         match self {
@@ -210,6 +220,16 @@ fn certificate(valid: &ValidSpec, view: &KubeView, now: Timestamp) -> Result<Cer
     };
     let leaf = text(&view.existing.certificate, "tls.crt").zip(text(&view.existing.certificate, "tls.key"));
     let authority = text(&view.existing.authority, "tls.crt").zip(text(&view.existing.authority, "tls.key"));
+    // Its Secret is there, and holds none.
+    let damaged = view.existing.authority.is_some() && authority.is_none();
+    let no_authority = || {
+        if damaged {
+            let what = "it has no PEM text under tls.crt and tls.key".to_owned();
+            MaterialError::Authority(owner.authority(), TlsError::Authority(what))
+        } else {
+            MaterialError::LostAuthority(owner.authority(), owner.certificate())
+        }
+    };
     let existing = match (authority, leaf) {
         (Some(((ca_certificate, _), (_, ca_key))), leaf) => {
             let (certificate, key) = leaf
@@ -235,30 +255,26 @@ fn certificate(valid: &ValidSpec, view: &KubeView, now: Timestamp) -> Result<Cer
                 Ok(Outcome::Keep) => Ok(Certificate::Own {
                     material,
                     new_authority: false,
+                    issued: None,
                 }),
-                _ => Err(MaterialError::LostAuthority(owner.authority(), owner.certificate())),
+                _ => Err(no_authority()),
             };
         }
+        (None, None) if damaged => return Err(no_authority()),
         (None, None) => None,
     };
     let new_authority = existing.is_none();
     match tls::ensure(existing.as_ref(), &valid.certificate_names, now) {
-        Ok(Outcome::Issue(material, reason)) => {
-            tracing::info!(
-                namespace = owner.namespace,
-                name = owner.name,
-                reason,
-                "a certificate is issued"
-            );
-            Ok(Certificate::Own {
-                material: *material,
-                new_authority,
-            })
-        }
+        Ok(Outcome::Issue(material, reason)) => Ok(Certificate::Own {
+            material: *material,
+            new_authority,
+            issued: Some(reason),
+        }),
         Ok(Outcome::Keep) => existing
             .map(|material| Certificate::Own {
                 material,
                 new_authority: false,
+                issued: None,
             })
             .ok_or(MaterialError::NoCertificate),
         Err(error) => Err(MaterialError::Authority(owner.authority(), error)),

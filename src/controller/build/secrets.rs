@@ -2,6 +2,7 @@
 
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use xmpp_federation_core::SecretBytes;
 
 use super::DesiredObject;
@@ -10,10 +11,10 @@ use crate::controller::names::{DIALBACK_KEY, Owner, router_file};
 use crate::controller::validate::ValidSpec;
 use crate::tls::KeyMaterial;
 
-fn secret<'a>(owner: &Owner, name: &str, kind: &str, data: impl IntoIterator<Item = (&'a str, &'a [u8])>) -> Secret {
+fn secret<'a>(metadata: ObjectMeta, kind: &str, data: impl IntoIterator<Item = (&'a str, &'a [u8])>) -> Secret {
     let data = data.into_iter();
     Secret {
-        metadata: owner.metadata(name),
+        metadata,
         type_: Some(kind.to_owned()),
         data: Some(
             data.map(|(key, bytes)| (key.to_owned(), ByteString(bytes.to_vec())))
@@ -27,7 +28,8 @@ fn secret<'a>(owner: &Owner, name: &str, kind: &str, data: impl IntoIterator<Ite
 pub fn dialback(valid: &ValidSpec, material: &Material) -> Option<Secret> {
     let dialback = material.dialback.as_ref().ok().filter(|d| d.fresh)?;
     let data = [(DIALBACK_KEY, dialback.secret.expose())];
-    Some(secret(&valid.owner, &valid.owner.dialback(), "Opaque", data))
+    let metadata = valid.owner.kept_metadata(&valid.owner.dialback());
+    Some(secret(metadata, "Opaque", data))
 }
 
 /// The authority, if it was made just now.
@@ -44,12 +46,8 @@ pub fn authority(valid: &ValidSpec, material: &Material) -> Option<Secret> {
         ("tls.crt", material.ca_certificate.as_bytes()),
         ("tls.key", material.ca_key.expose()),
     ];
-    Some(secret(
-        &valid.owner,
-        &valid.owner.authority(),
-        "kubernetes.io/tls",
-        data,
-    ))
+    let metadata = valid.owner.kept_metadata(&valid.owner.authority());
+    Some(secret(metadata, "kubernetes.io/tls", data))
 }
 
 /// The Secret of a leaf of our own authority.
@@ -60,7 +58,7 @@ pub fn leaf(owner: &Owner, material: &KeyMaterial) -> Secret {
         ("tls.key", material.key.expose()),
     ];
     let data = leaf.into_iter().chain(authority.filter(|(_, bytes)| !bytes.is_empty()));
-    secret(owner, &owner.certificate(), "kubernetes.io/tls", data)
+    secret(owner.metadata(&owner.certificate()), "kubernetes.io/tls", data)
 }
 
 /// The leaf of our own authority.
@@ -87,7 +85,8 @@ pub fn router(valid: &ValidSpec, material: &Material) -> DesiredObject<Secret> {
         let bytes = router.bytes.as_ref().map_or(MISSING.as_bytes(), SecretBytes::expose);
         (file.as_str(), bytes)
     });
-    DesiredObject::Present(secret(&valid.owner, &valid.owner.router(), "Opaque", data))
+    let metadata = valid.owner.metadata(&valid.owner.router());
+    DesiredObject::Present(secret(metadata, "Opaque", data))
 }
 
 /// Changes with everything that pods mount; hashes of hashes, so that no secret can be guessed

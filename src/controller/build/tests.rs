@@ -48,6 +48,7 @@ fn material(valid: &ValidSpec) -> Material {
             None => Certificate::Own {
                 material: own,
                 new_authority: true,
+                issued: None,
             },
         }),
         chains: Vec::new(),

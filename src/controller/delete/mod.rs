@@ -1,6 +1,7 @@
-//! Deletion: the operator removes its rows from IM and Presence and restarts no router. Nothing can hold
-//! the resource for ever.
+//! Deletion: the operator removes its rows from IM and Presence and restarts no router; then it deletes the Secrets that no
+//! garbage collector takes ([`keys`]). Nothing can hold the resource for ever.
 
+mod keys;
 #[cfg(test)]
 mod tests;
 
@@ -32,6 +33,9 @@ use xmpp_federation_imp::dropped::DroppedRecords;
 /// An object that this release cannot read is looked at again after this.
 const RETRY: Duration = Duration::from_secs(5);
 
+/// A Secret that cannot be deleted is tried again after this.
+const KEYS_RETRY: Duration = Duration::from_secs(5);
+
 /// The resource is going: one step.
 pub async fn run(
     env: &Environment,
@@ -41,7 +45,7 @@ pub async fn run(
     dropped: &Dropped,
 ) -> Result<Next, Error> {
     // Released, or never written for. A finalizer of others may hold it.
-    if !finalizer::is_on(object) {
+    if !finalizer::is_on(object) && !finalizer::has_keys(object) {
         return Ok(Next::Gone);
     }
     let now = Timestamp::now();
@@ -105,6 +109,19 @@ pub async fn run(
     let mut more = Dropped::of(env, object).clusters.into_iter().filter(is_new);
     if more.any(|cluster| cluster.has_rows()) && !requests::abandons(object) {
         return Ok(Next::After(Duration::ZERO));
+    }
+    match keys::leave(env, object, owner).await {
+        Ok(note) => notes.extend(note),
+        Err(error) => {
+            let asked = object.metadata.deletion_timestamp.as_ref().map_or(now, |time| time.0);
+            let deadline = Deadline::new(asked, now, Duration::MAX).with_timeout_of(object.spec.imp.first());
+            if !deadline.is_over() && !requests::abandons(object) {
+                let sentence = format!("{error}; it is tried until deletionTimeout is over");
+                announce(env, object, Some(sentence), now).await;
+                return Ok(Next::After(deadline.again(KEYS_RETRY)));
+            }
+            notes.push(keys::give_up(owner, &error));
+        }
     }
     let mut left = Vec::new();
     for cleanup in &cleanups {
@@ -175,7 +192,7 @@ pub async fn unreadable(
     object: &DynamicObject,
     status: &XmppFederationStatus,
 ) -> Result<Next, Error> {
-    if !finalizer::is_on(object) {
+    if !finalizer::is_on(object) && !finalizer::has_keys(object) {
         return Ok(Next::OnChange);
     }
     let uid = object.uid().unwrap_or_default();
@@ -189,7 +206,8 @@ pub async fn unreadable(
     // Nothing is tried, so a process that has just started gives up as soon as any other.
     let deadline = Deadline::new(asked, now, Duration::MAX);
     let abandoned = requests::unserved_by(Some(status), object, request::ABANDON_ROWS).is_some();
-    if !deadline.is_over() && !abandoned {
+    let rows_may_exist = finalizer::is_on(object);
+    if rows_may_exist && !deadline.is_over() && !abandoned {
         return Ok(Next::After(RETRY));
     }
     let owner = Owner {
@@ -197,6 +215,15 @@ pub async fn unreadable(
         namespace: object.namespace().unwrap_or_default(),
         uid,
     };
+    // Whether they are to stay cannot be read, so they do.
+    if finalizer::has_keys(object) {
+        let secrets = format!("{}, {}", owner.dialback(), owner.authority());
+        tracing::warn!(namespace = owner.namespace, name = owner.name, secrets, "secrets stay");
+    }
+    if !rows_may_exist {
+        finalizer::release(env, object).await?;
+        return Ok(Next::Gone);
+    }
     // Whatever its spec names, all that it has.
     let DroppedRecords { known, unreadable } = env.imp.left_by(&owner.uid, &[]);
     let mut why = vec!["the object does not fit the schema of this release".to_owned()];

@@ -47,6 +47,10 @@ struct ApiServer {
     terminating: bool,
     /// Statuses are refused.
     no_status: bool,
+    /// So are deletions of Secrets.
+    no_secret_is_deleted: bool,
+    /// The answer to the change of finalizers has the version that was there before.
+    answers_as_before: bool,
     /// So many changes of finalizers meet somebody else's change.
     conflicts: u32,
     events: Vec<(String, String)>,
@@ -64,6 +68,20 @@ impl ApiServer {
             (code, status)
         };
         if path.contains("/secrets/") {
+            if method == Method::DELETE {
+                if self.no_secret_is_deleted {
+                    return refuse(StatusCode::FORBIDDEN);
+                }
+                let known = self.secrets.get(&last).map(|secret| &secret["metadata"]["uid"]);
+                if known != Some(&body["preconditions"]["uid"]) {
+                    return refuse(StatusCode::CONFLICT);
+                }
+                self.secrets.remove(&last);
+                return (
+                    StatusCode::OK,
+                    json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success"}),
+                );
+            }
             return match self.secrets.get(&last) {
                 Some(secret) => (StatusCode::OK, secret.clone()),
                 None => refuse(StatusCode::NOT_FOUND),
@@ -101,7 +119,9 @@ impl ApiServer {
             }
             self.resource["metadata"]["finalizers"] = body["metadata"]["finalizers"].clone();
             self.released += 1;
-            self.touch();
+            if !self.answers_as_before {
+                self.touch();
+            }
         }
         let metadata = json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1",
             "metadata": self.resource["metadata"]});
@@ -187,7 +207,8 @@ impl Bench {
         imp["deletionTimeout"] = json!("1s");
         let resource = json!({"kind": "XmppFederation", "apiVersion": "xmppfederation.io/v1alpha1", "spec": spec,
             "metadata": {"name": "coluc", "namespace": "federation", "uid": "uid-1", "generation": 1,
-                "resourceVersion": "10", "finalizers": ["others.example/one", crate::api::FINALIZER]}});
+                "resourceVersion": "10",
+                "finalizers": ["others.example/one", crate::api::FINALIZER, crate::api::KEYS_FINALIZER]}});
         let secrets = [
             secret("cups-axl", &[("username", "axluser"), ("password", "axlpassword")]),
             secret("cups-ca", &[("ca.crt", sim.ca_pem())]),
@@ -674,6 +695,117 @@ async fn rows_that_a_lost_record_does_not_show_are_told_and_stay() {
     for pkid in &rows {
         assert!(told.iter().any(|note| note.contains(pkid)), "{told:#?}");
     }
+}
+
+/// A Secret at one of the names of dialback secret and authority.
+fn key_secret(name: &str, marked: bool, owner: Option<(&str, &str)>) -> (String, Value) {
+    let (name, mut secret) = secret(name, &[("current", "0123")]);
+    if marked {
+        secret["metadata"]["annotations"] = json!({crate::api::RESOURCE: "coluc"});
+    }
+    if let Some((kind, uid)) = owner {
+        let owner = json!({"apiVersion": "xmppfederation.io/v1alpha1", "kind": kind, "name": "coluc", "uid": uid});
+        secret["metadata"]["ownerReferences"] = json!([owner]);
+    }
+    (name, secret)
+}
+
+#[rstest]
+#[case::removed("RemoveRows", true, None, false)]
+#[case::retained("Retain", true, None, true)]
+#[case::of_an_earlier_release("RemoveRows", true, Some(("XmppFederation", "uid-1")), false)]
+#[case::restored_and_never_looked_at("RemoveRows", true, Some(("XmppFederation", "uid-0")), false)]
+#[case::not_ours("RemoveRows", false, None, true)]
+#[case::of_somebody_else("RemoveRows", true, Some(("Certificate", "uid-5")), true)]
+#[tokio::test(flavor = "multi_thread")]
+async fn secrets_that_no_garbage_collector_takes_go_with_the_resource_unless_rows_stay(
+    #[case] on_delete: &str,
+    #[case] marked: bool,
+    #[case] owner: Option<(&str, &str)>,
+    #[case] stays: bool,
+    #[values(false, true)] rows: bool,
+) {
+    let bench = Bench::start().await;
+    bench.set("/spec/imp/0/onDelete", json!(on_delete));
+    if !rows {
+        // Prepared all its life: no row was ever written.
+        bench.set("/metadata/finalizers", json!([crate::api::KEYS_FINALIZER]));
+    }
+    let keys = ["coluc-dialback", "coluc-ca"];
+    let all = keys.map(|name| key_secret(name, marked, owner));
+    bench.server.lock().unwrap().secrets.extend(all);
+    let calls = bench.sim.calls(0).len();
+    bench.delete().await;
+    let held: Vec<String> = bench.server.lock().unwrap().secrets.keys().cloned().collect();
+    for name in keys {
+        assert_eq!(held.iter().any(|held| held == name), stays, "{name}");
+    }
+    // What is the user's stays in any case.
+    assert!(held.iter().any(|held| held == "cups-axl"));
+    let told = bench.events("SecretsRetained");
+    assert_eq!(told.len(), usize::from(on_delete == "Retain"), "{told:?}");
+    for name in keys {
+        assert!(told.iter().all(|note| note.contains(name)), "{told:?}");
+    }
+    let finalizers = bench.object().finalizers().to_vec();
+    assert_eq!(finalizers, if rows { vec!["others.example/one"] } else { Vec::new() });
+    if !rows {
+        assert_eq!(bench.sim.calls(0).len(), calls, "nothing is asked of IM&P");
+    }
+}
+
+/// The watch tells of the Secrets' end before it tells of the object's.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_object_that_lost_its_last_finalizer_is_not_deleted_twice() {
+    let bench = Bench::start().await;
+    bench.set(
+        "/metadata/finalizers",
+        json!([crate::api::FINALIZER, crate::api::KEYS_FINALIZER]),
+    );
+    let object: kube::api::DynamicObject =
+        serde_json::from_value(bench.server.lock().unwrap().resource.clone()).unwrap();
+    let snapshots = &bench.context.environment.snapshots;
+    assert!(snapshots.see_resource(object));
+    assert!(snapshots.resources.get(&bench.owner.object_name()).is_some());
+    bench.server.lock().unwrap().answers_as_before = true;
+    bench.delete().await;
+    assert!(snapshots.resources.get(&bench.owner.object_name()).is_none());
+}
+
+#[rstest]
+#[case::until_the_time_is_over(None)]
+#[case::until_a_person_gives_up(Some("yes"))]
+#[tokio::test(flavor = "multi_thread")]
+async fn secrets_that_cannot_be_deleted_hold_a_deletion_until_its_end_and_are_named(#[case] abandon: Option<&str>) {
+    let bench = Bench::start().await;
+    if abandon.is_some() {
+        bench.set("/spec/imp/0/deletionTimeout", json!("10m"));
+    }
+    let keys = ["coluc-dialback", "coluc-ca"].map(|name| key_secret(name, true, None));
+    {
+        let mut server = bench.server.lock().unwrap();
+        server.secrets.extend(keys);
+        server.no_secret_is_deleted = true;
+    }
+    while bench.object().status.is_none_or(|status| {
+        let waits = |message: &str| message.contains("Secret coluc-dialback cannot be deleted");
+        !status.conditions.iter().any(|condition| waits(&condition.message))
+    }) {
+        bench.step().await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    if let Some(value) = abandon {
+        bench.set("/metadata/annotations", json!({request::ABANDON_ROWS: value}));
+    }
+    let took = bench.delete().await;
+    assert!(took < Duration::from_secs(30), "{took:?}");
+    let told = bench.events("SecretsRetained");
+    assert!(
+        told.iter()
+            .any(|note| note.contains("Gave up deleting Secret coluc-dialback")),
+        "{told:?}"
+    );
+    assert!(bench.rows().is_empty());
 }
 
 #[rstest]

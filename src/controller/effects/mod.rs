@@ -38,9 +38,9 @@ use super::rows::execute::{DroppedCleanups, PendingCleanup};
 use super::rows::{self, Dropped, DroppedCluster};
 use super::validate::{ImpCluster, ValidSpec};
 use super::{finalizer, requests};
-use crate::api::XmppFederation;
 use crate::api::conditions::Verdict;
 use crate::api::reasons::Reason;
+use crate::api::{FINALIZER, XmppFederation};
 use crate::records::{Reach, ServiceAddresses};
 use xmpp_federation_imp::desired::{Desired, Place};
 use xmpp_federation_imp::report::{Report, Status};
@@ -150,7 +150,7 @@ pub async fn run(
     env.observers.clusters.keep(&owner.uid, &asked);
     let binds = |seen: &Seen| matches!(&*seen.answer, ClusterAnswer::Reconcile(report) if may_leave_rows(report));
     if hold_acts && seen.values().any(binds) {
-        finalizer::add(env, object).await?;
+        finalizer::add(env, object, FINALIZER).await?;
         env.events.publish(object, &notes).await;
         return Ok(Outcome::Again);
     }

@@ -121,7 +121,7 @@ fn refused(error: &Error) -> (Reason, bool) {
 fn not_applied(findings: &mut Findings, failed: &[ApplyError]) {
     let Some(first) = failed.first() else { return };
     let (reason, lasting) = match first {
-        ApplyError::Foreign { .. } => (Reason::ForeignObject, true),
+        ApplyError::Foreign { .. } | ApplyError::Unmarked(_) => (Reason::ForeignObject, true),
         ApplyError::Predecessor { .. } => (Reason::FormerObject, false),
         ApplyError::Undone { .. } => (Reason::WritesUndone, true),
         ApplyError::Json(_) => (Reason::InternalError, true),

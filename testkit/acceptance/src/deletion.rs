@@ -88,7 +88,7 @@ impl Way {
 }
 
 /// Ends the operator's process and waits for the next one.
-async fn another_operator(talk: Talk, sample: &Sample) -> Result<(), Error> {
+pub async fn another_operator(talk: Talk, sample: &Sample) -> Result<(), Error> {
     let ended = sample.operator().await?;
     sample.delete_pod(&ended, &DeleteParams::default()).await?;
     talk.wait("another operator", WRITTEN, async || {
@@ -126,7 +126,7 @@ async fn written(talk: Talk, world: &World, sample: &Sample) -> Result<Vec<Row>,
         let known = sample.status().await?.cluster().registrations.len();
         ensure(known == 2, || format!("the status knows of {known}"))?;
         let finalizers = sample.now().await?.metadata.finalizers.map_or(0, |names| names.len());
-        ensure(finalizers == 1, || format!("{finalizers} finalizers"))?;
+        ensure(finalizers == 2, || format!("{finalizers} finalizers"))?;
         let rows = world.imp.rows().await?;
         ensure(rows.len() == 2, || format!("the table has {}", rows.len()))?;
         Ok(rows)

@@ -137,8 +137,18 @@ pub async fn removal(talk: Talk, world: &World, sample: &Sample) -> Result<(), E
 
 /// Waits until nothing of ours is left in the namespace.
 pub async fn emptied(talk: Talk, sample: &Sample) -> Result<(), Error> {
+    emptied_but(talk, sample, &[]).await
+}
+
+/// The same, but for these Secrets, which have to be there.
+pub async fn emptied_but(talk: Talk, sample: &Sample, secrets: &[&str]) -> Result<(), Error> {
+    let kept: Vec<String> = secrets.iter().map(|name| format!("Secret/{name}")).collect();
     talk.wait("an empty namespace", Duration::from_mins(1), async || {
-        let left = remains(sample).await?;
+        let mut left = remains(sample).await?;
+        ensure(kept.iter().all(|kept| left.contains(kept)), || {
+            format!("not all of {} are there: {}", kept.join(", "), left.join(", "))
+        })?;
+        left.retain(|left| !kept.contains(left));
         ensure(left.is_empty(), || format!("left: {}", left.join(", ")))
     })
     .await

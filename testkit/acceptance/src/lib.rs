@@ -4,6 +4,7 @@
 //! testkit demo --name demo                    twelve steps on a fresh lab, which is left running
 //! testkit demo --name demo --step 7 --step 11 some steps on a lab that is running
 //! testkit demo --stage beyond --keep          further steps on a lab that is running
+//! testkit demo --stage restore                the cluster is lost and restored; a resource is deleted and applied again
 //! testkit demo --stage migration --keep       from Expressway and back, and deletions with something in the way
 //! testkit demo --stage rights --keep          Secrets by label, and which of its rights the operator used, after all others
 //! testkit demo --stage dual                   the scenario with IPv6 before IPv4, by the chart, on a fresh lab
@@ -28,6 +29,7 @@ mod ready;
 mod registration;
 pub mod report;
 mod resource;
+mod restore;
 mod rights;
 mod strict;
 mod symptoms;
@@ -57,6 +59,9 @@ pub enum Stage {
     Dual,
     /// The twelve steps and more on a strict cluster: two nodes, policies in force, a quota, assigned users.
     Strict,
+    /// A cluster that is lost and restored, on a lab that runs or on a fresh one. For ten minutes afterwards no router is
+    /// restarted unasked.
+    Restore,
 }
 
 /// Arguments of `testkit demo`.
@@ -72,7 +77,7 @@ pub struct Args {
     #[arg(long, value_enum, default_value = "full")]
     pub stage: Stage,
     /// Play only this step, on a lab that is running; may be repeated.
-    #[arg(long, value_parser = clap::value_parser!(u8).range(1..=38))]
+    #[arg(long, value_parser = clap::value_parser!(u8).range(1..=41))]
     pub step: Vec<u8>,
     /// Leave the lab running; without it the lab is removed at the end, its logs kept after a failure.
     #[arg(long)]
@@ -103,7 +108,10 @@ async fn play(args: Args) -> Result<Report, Error> {
         policies: strict,
         ..Options::named(&args.name)
     };
-    let running = matches!(args.stage, Stage::Beyond | Stage::Migration | Stage::Rights);
+    let running = matches!(
+        args.stage,
+        Stage::Beyond | Stage::Migration | Stage::Rights | Stage::Restore
+    );
     let lab = if args.step.is_empty() && !running {
         let lab = Lab::up(&options).await?;
         if strict {
@@ -111,7 +119,11 @@ async fn play(args: Args) -> Result<Report, Error> {
         }
         lab
     } else {
-        Lab::attach(&options.name, options.dir.as_deref())?
+        match Lab::attach(&options.name, options.dir.as_deref()) {
+            // It needs nothing of the steps before.
+            Err(_) if args.stage == Stage::Restore => Lab::up(&options).await?,
+            attached => attached?,
+        }
     };
     let inside = lab.clone();
     let (stage, steps) = (args.stage, args.step);
@@ -132,6 +144,7 @@ async fn play(args: Args) -> Result<Report, Error> {
                 Stage::Migration => migration::play(&mut scenario).await?,
                 Stage::Rights => rights::play(&mut scenario).await,
                 Stage::Dual => dual::play(&mut scenario).await,
+                Stage::Restore => restore::play(&mut scenario).await,
                 Stage::Full => full::play(&mut scenario).await,
                 Stage::Strict => strict::play(&mut scenario).await,
             }

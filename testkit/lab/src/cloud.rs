@@ -88,7 +88,9 @@ pub async fn serve(kubeconfig: &Path, nodes: Vec<Ipv4Addr>) -> Result<(), Error>
         let known = known.clone();
         let addressed = move || {
             let services = known.state().into_iter();
-            services.filter_map(|service| Some((address(&service)?, service))).collect()
+            services
+                .filter_map(|service| Some((address(&service)?, service)))
+                .collect()
         };
         tokio::spawn(async move { balancer::serve(&nodes, addressed).await });
     }
