@@ -73,7 +73,7 @@ impl Observers {
 }
 
 impl Environment {
-    /// Every kind is listed: turns that began are on the StatefulSets.
+    /// Every kind is listed: turns that began are on the `StatefulSets`.
     pub fn begin_turns(&self) {
         let resources = self.snapshots.resources.named().into_iter().map(|(name, _)| name);
         let sets = self.snapshots.objects(Kind::StatefulSet).map(Snapshot::named);

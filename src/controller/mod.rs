@@ -10,7 +10,7 @@
 //!   [`renewal`]: what when its spec is refused
 //! - [`rows`]: rows in IM and Presence that are to go; [`finalizer`]: what keeps the object until they are gone
 //! - [`upgrade`]: which pod template is in force; [`turns`]: whose pods a release replaces now; [`record`]: what the
-//!   StatefulSets say of both
+//!   `StatefulSets` say of both
 //! - [`desired`]: what a cluster is asked for; [`guard`]: whether a change there may still be made
 //! - [`answer`], [`events`], [`change_log`]: what is written back; [`requests`]: annotations with which a person asks for something
 //! - [`context`]: all of the below, with the cache of each module; [`environment`]: what the steps share; [`cache`]

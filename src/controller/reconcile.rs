@@ -10,14 +10,17 @@ use super::build::material::Certificate;
 use super::context::Context;
 use super::dereference::ExistingObjects;
 use super::effects::Outcome;
+use super::environment::Environment;
 use super::names::{ObjectName, Owner};
+use super::objects::Rollout;
 use super::outcome::{Error, Next};
+use super::record::Turn;
 use super::references::NotFetched;
 use super::requests::{self, ServedRequests};
 use super::resource::{StoredObject, StoredResource};
 use super::rows::{Dropped, DroppedCluster};
 use super::status::Inputs;
-use super::turns::{Report, Wait};
+use super::turns::{Permission, Report, Wait};
 use super::upgrade::{Progress, Question};
 use super::validate::Refusal;
 use super::{
@@ -124,6 +127,30 @@ async fn refused(
     Ok(renewal::with(next, look))
 }
 
+/// What decides whose template the pods get; with the controller as it is, and the turn that is over.
+fn question<'a>(
+    env: &Environment,
+    object: &XmppFederation,
+    (rollout, over): (Option<&'a Rollout>, Option<&'a Turn>),
+    goes_on: bool,
+    now: Timestamp,
+) -> Question<'a> {
+    let conditions = object.status.as_ref().map(|status| status.conditions.as_slice());
+    let held = upgrade::held(conditions.unwrap_or_default());
+    let name = ObjectName::of(object);
+    let permission = name.map(|name| env.turns.lock().permission(&name, &held, now));
+    Question {
+        rollout,
+        accepted: upgrade::was_accepted(object),
+        permission: permission.unwrap_or(Permission::Waits(Wait::Starting)),
+        at_once: env.settings.upgrades_at_once,
+        patience: env.settings.upgrade_timeout.0,
+        over,
+        goes_on,
+        now,
+    }
+}
+
 async fn steps(
     context: &Context,
     (stored, object): (&Arc<StoredResource>, &XmppFederation),
@@ -171,17 +198,9 @@ async fn steps(
     }
     let rollout = view.existing.rollout();
     let over = caches.turns.with(&uid, |over| over.clone());
-    let question = Question {
-        rollout,
-        accepted: upgrade::was_accepted(object),
-        permission: env.turns.lock().permission(&name, now),
-        at_once: env.settings.upgrades_at_once,
-        patience: env.settings.upgrade_timeout.0,
-        over: over.as_ref(),
-        goes_on: requests::unserved(object, request::CONTINUE_UPGRADE).is_some(),
-        now,
-    };
-    let progress = upgrade::plan(&mut built.desired, question);
+    let goes_on = requests::unserved(object, request::CONTINUE_UPGRADE);
+    let question = question(env, object, (rollout, over.as_ref()), goes_on.is_some(), now);
+    let progress = upgrade::plan(&mut built.desired, &question);
 
     let adopt = requests::unserved(object, request::ADOPT_SECRETS);
     let (desired, live) = (&built.desired, &view.existing);
@@ -194,11 +213,10 @@ async fn steps(
         Outcome::Done(effects) => effects,
     };
     let issued = built.material.certificate.as_ref().ok().and_then(Certificate::issued);
-    if applied.changed_secret(&valid.owner.certificate()) {
-        effects
-            .notes
-            .extend(issued.map(|why| answer::issued(&valid.owner, why)));
-    }
+    let issued = issued.filter(|_| applied.changed_secret(&valid.owner.certificate()));
+    effects
+        .notes
+        .extend(issued.map(|why| answer::issued(&valid.owner, why)));
     let later = caches.observations.with(&uid, |earlier| earlier.note(&effects).clone());
 
     let inputs = Inputs {
@@ -219,7 +237,7 @@ async fn steps(
         adopted: adopt.filter(|_| applied.has_keys),
         refreshed: effects.all_current(),
         abandoned: abandons && effects.pending.is_empty() && !effects.is_incomplete(),
-        continued: !applied.controller_failed,
+        continued: goes_on.filter(|_| !applied.controller_failed),
     };
     let previous = object.status.clone().unwrap_or_default();
     let status = status::run(&inputs, &previous, object.metadata.generation);
@@ -245,15 +263,25 @@ async fn steps(
     if later.topology(&valid, &view) != topology {
         return Ok(Next::After(Duration::ZERO));
     }
-    let trouble = !applied.failed.is_empty() || !effects.pending.is_empty();
-    let retry = caches
-        .troubles
-        .with(&uid, |found| found.is_now(trouble, Instant::now()));
-    let due = env.turns.lock().due(&name, now);
-    let due = due.filter(|_| progress != Progress::Current);
+    Ok(Next::After(again(context, &inputs, tell)))
+}
+
+/// When the resource is looked at again without news.
+fn again(
+    Context {
+        environment: env,
+        caches,
+        ..
+    }: &Context,
+    inputs: &Inputs<'_>,
+    tell: Option<Duration>,
+) -> Duration {
+    let (owner, now) = (&inputs.valid.owner, inputs.now);
+    let trouble = !inputs.applied.failed.is_empty() || !inputs.effects.pending.is_empty();
+    let retry = |found: &mut requeue::Trouble| found.is_now(trouble, Instant::now());
+    let again = requeue::after(inputs, tell, caches.troubles.with(&owner.uid, retry));
+    let due = env.turns.lock().due(&owner.object_name(), now);
+    let due = due.filter(|_| *inputs.progress != Progress::Current);
     let turn = due.and_then(|due| Duration::try_from(due.duration_since(now)).ok());
-    let again = requeue::after(&inputs, tell, retry);
-    Ok(Next::After(
-        turn.map_or(again, |turn| again.min(turn + Duration::from_millis(100))),
-    ))
+    turn.map_or(again, |turn| again.min(turn + Duration::from_millis(100)))
 }

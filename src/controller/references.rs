@@ -370,16 +370,13 @@ mod tests {
             if metadata {
                 object = json!({"apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata"});
             }
-            let (code, body) = match left.lock().remove(0) {
-                Some(labels) => {
-                    object["metadata"] = json!({"name": "axl", "namespace": "federation", "labels": labels});
-                    (StatusCode::OK, object)
-                }
-                None => {
-                    let missing = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
-                        "message": "not found", "reason": "NotFound", "code": 404});
-                    (StatusCode::NOT_FOUND, missing)
-                }
+            let (code, body) = if let Some(labels) = left.lock().remove(0) {
+                object["metadata"] = json!({"name": "axl", "namespace": "federation", "labels": labels});
+                (StatusCode::OK, object)
+            } else {
+                let missing = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
+                    "message": "not found", "reason": "NotFound", "code": 404});
+                (StatusCode::NOT_FOUND, missing)
             };
             let body = Body::from(body.to_string().into_bytes());
             async move { Ok::<_, kube::Error>(Response::builder().status(code).body(body).unwrap()) }

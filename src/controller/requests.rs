@@ -56,8 +56,8 @@ pub struct ServedRequests<'a> {
     pub refreshed: bool,
     /// Rows of dropped clusters were given up.
     pub abandoned: bool,
-    /// No other federation waits for this one's turn.
-    pub continued: bool,
+    /// No other federation is to wait for this one's turn, and none does.
+    pub continued: Option<&'a String>,
 }
 
 impl ServedRequests<'_> {
@@ -72,10 +72,7 @@ impl ServedRequests<'_> {
         set(request::ROTATE_DIALBACK, self.rotate);
         set(request::ADOPT_SECRETS, self.adopted);
         set(request::REFRESH, value(request::REFRESH).filter(|_| self.refreshed));
-        set(
-            request::CONTINUE_UPGRADE,
-            value(request::CONTINUE_UPGRADE).filter(|_| self.continued),
-        );
+        set(request::CONTINUE_UPGRADE, self.continued);
         set(
             request::ABANDON_ROWS,
             value(request::ABANDON_ROWS).filter(|_| self.abandoned),

@@ -6,7 +6,7 @@
 //!   Such federations have turns of their own, as many at a time.
 //! - A federation that does not work again in time halts all other turns.
 //!
-//! Turns that began are on the StatefulSets. All else is told anew by the reconciles of an operator that starts.
+//! Turns that began are on the `StatefulSets`. All else is told anew by the reconciles of an operator that starts.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::Duration;
@@ -183,7 +183,7 @@ impl Roster {
         if opens {
             wake.extend(self.places.keys().chain(self.unsettled.keys()).cloned());
         }
-        wake.extend(self.to_be_told(now));
+        wake.extend(self.untold_front(now));
         wake.remove(name);
         if self.turns.get(name).is_some_and(|taken| !taken.written) {
             wake.insert(name.clone());
@@ -191,9 +191,11 @@ impl Roster {
         wake
     }
 
-    /// Whether that one may have its pods replaced now.
-    pub fn permission(&self, name: &ObjectName, now: Timestamp) -> Permission {
-        if let Some(taken) = self.turns.get(name) {
+    /// Whether that one, of which these conditions hold, may have its pods replaced now.
+    pub fn permission(&self, name: &ObjectName, held: &[String], now: Timestamp) -> Permission {
+        // One that had nothing to lose when its turn was granted may work by now: then it waits with its like.
+        let same = |taken: &&Taken| taken.written || taken.turn.held.is_empty() == held.is_empty();
+        if let Some(taken) = self.turns.get(name).filter(same) {
             return Permission::Granted {
                 since: taken.turn.since,
                 held: taken.turn.held.clone(),
@@ -325,7 +327,7 @@ impl Roster {
     }
 
     /// Those at the front, where they were told something else.
-    fn to_be_told(&mut self, now: Timestamp) -> Vec<ObjectName> {
+    fn untold_front(&mut self, now: Timestamp) -> Vec<ObjectName> {
         if !self.is_open(now) {
             return Vec::new();
         }

@@ -64,7 +64,7 @@ pub fn was_accepted(object: &XmppFederation) -> bool {
 }
 
 /// Gives the StatefulSet its template and the record of it.
-pub fn plan(desired: &mut DesiredObjects, question: Question<'_>) -> Progress {
+pub fn plan(desired: &mut DesiredObjects, question: &Question<'_>) -> Progress {
     let DesiredObject::Present(set) = &mut desired.stateful_set else {
         let turn = question.rollout.and_then(|rollout| rollout.template.turn.clone());
         return turn.map_or(Progress::Unknown, Progress::Rolls);
@@ -72,7 +72,7 @@ pub fn plan(desired: &mut DesiredObjects, question: Question<'_>) -> Progress {
     let wanted = set.pointer("/spec/template").cloned().unwrap_or_default();
     let time = question.patience + replacement_time(set);
     let inputs = &desired.template_inputs;
-    let (template, turn, progress) = decide(wanted, inputs, time, &question);
+    let (template, turn, progress) = decide(wanted, inputs, time, question);
     let record = TemplateRecord {
         release: own_release(),
         inputs: inputs.clone(),
@@ -182,6 +182,13 @@ pub fn lost<'a>(turn: &'a Turn, conditions: &[Condition]) -> Vec<&'a str> {
     lost.map(String::as_str).collect()
 }
 
+/// Conditions that are True and show that a federation works.
+pub fn held(conditions: &[Condition]) -> Vec<String> {
+    let of = |kind: Type| conditions.iter().find(move |c| c.type_ == kind.as_str());
+    let holding = SHOWN_BY.into_iter().filter_map(of).filter(|c| c.status == "True");
+    holding.map(|c| c.type_.clone()).collect()
+}
+
 /// What the roster is told of a federation, by its new conditions.
 pub fn report(progress: &Progress, created: Option<Timestamp>, conditions: &[Condition], now: Timestamp) -> Report {
     match progress {
@@ -190,12 +197,11 @@ pub fn report(progress: &Progress, created: Option<Timestamp>, conditions: &[Con
         Progress::Rolls(turn) => Report::Rolling(turn.clone()),
         Progress::Waits(_) => {
             let of = |kind: Type| conditions.iter().find(move |c| c.type_ == kind.as_str());
-            let shown = SHOWN_BY.into_iter().filter_map(of);
-            let (held, lost): (Vec<_>, Vec<_>) = shown.partition(|c| c.status == "True");
-            let settles = lost.iter().map(|c| c.last_transition_time.0 + SETTLED).max();
+            let lost = SHOWN_BY.into_iter().filter_map(of).filter(|c| c.status != "True");
+            let settles = lost.map(|c| c.last_transition_time.0 + SETTLED).max();
             Report::Waiting {
                 created,
-                held: held.into_iter().map(|c| c.type_.clone()).collect(),
+                held: held(conditions),
                 settles: settles.filter(|settles| *settles > now),
             }
         }

@@ -103,7 +103,7 @@ impl Server {
         };
         let name = self.secret["metadata"]["name"].as_str().unwrap();
         let created = body["metadata"]["name"] == name;
-        if !path.ends_with(&format!("/secrets/{name}")) && !(path.ends_with("/secrets") && created) {
+        if !(path.ends_with(&format!("/secrets/{name}")) || path.ends_with("/secrets") && created) {
             let mut object = body.clone();
             merge(&mut object, json!({"metadata": {"uid": "o-1", "resourceVersion": "2"}}));
             return match *method {
@@ -163,9 +163,11 @@ async fn reconciled(which: Which, found: Value, adopt: bool) -> (Value, usize, O
     let (mut world, env) = (world("", Value::Null), &context.environment);
     world.desired.certificate = match which {
         Which::Leaf => {
-            let mut leaf = k8s_openapi::api::core::v1::Secret::default();
-            leaf.metadata = world.valid.owner.metadata(which.name());
-            DesiredObject::Present(leaf)
+            let metadata = world.valid.owner.metadata(which.name());
+            DesiredObject::Present(k8s_openapi::api::core::v1::Secret {
+                metadata,
+                ..Default::default()
+            })
         }
         _ => DesiredObject::Unchanged,
     };
@@ -247,7 +249,7 @@ async fn a_secret_at_a_name_of_ours_is_taken_where_it_is_the_resources_and_left_
                 (_, true) => asked_for,
             };
             let before = secret(which.name(), owned_by, marks, false);
-            let (after, written, told) = reconciled(which, before.clone(), adopt).await;
+            let (after, written, told) = Box::pin(reconciled(which, before.clone(), adopt)).await;
             let at = format!("{which:?}, {adopt}: {told:?}");
             assert_eq!((written.min(1), told.is_none()), (writes, says.is_empty()), "{at}");
             assert!(told.unwrap_or_default().contains(says), "{at}");
@@ -277,7 +279,7 @@ async fn a_secret_at_a_name_of_ours_is_taken_where_it_is_the_resources_and_left_
 async fn a_secret_that_is_being_deleted_is_waited_for(#[case] owned_by: OwnedBy) {
     for which in Which::ALL {
         let before = secret(which.name(), owned_by, Marks::Labels, true);
-        let (after, written, told) = reconciled(which, before.clone(), true).await;
+        let (after, written, told) = Box::pin(reconciled(which, before.clone(), true)).await;
         assert_eq!((after, written), (before, 0), "{which:?}");
         assert!(told.unwrap_or_default().contains("is still being deleted"), "{which:?}");
     }

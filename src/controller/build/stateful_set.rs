@@ -13,6 +13,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde_json::json;
+use xmpp_federation_core::ComponentId;
 use xmpp_federation_core::edge_config::FINISH_AT_MOST;
 
 use super::config::DIRECT_TLS_PORT;
@@ -71,7 +72,7 @@ pub fn inputs(valid: &ValidSpec, demanded: &[String]) -> String {
         pod.image_pull_secrets.clear();
     }
     let mut inputs = json!({
-        "componentId": valid.component_ids.first().map(|id| id.as_str()),
+        "componentId": valid.component_ids.first().map(ComponentId::as_str),
         "drainDelay": valid.drain_delay.0.as_secs(),
         "pod": pod,
         "image": Some(&valid.image).filter(|_| valid.image_given),

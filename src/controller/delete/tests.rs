@@ -39,6 +39,7 @@ use xmpp_federation_imp::store::{LedgerStore, MemoryStore};
 use xmpp_federation_imp::{Manager, report};
 
 /// What the API server holds and refuses.
+#[allow(clippy::struct_excessive_bools, reason = "each is a trouble of its own")]
 #[derive(Default)]
 struct ApiServer {
     resource: Value,

@@ -58,7 +58,7 @@ fn names(woken: &BTreeSet<ObjectName>) -> Vec<&str> {
 /// Of a, b, …, those that may have their pods replaced.
 fn granted(roster: &Roster, now: Timestamp) -> String {
     let may = |letter: &char| {
-        let permission = roster.permission(&name(&letter.to_string()), now);
+        let permission = permission(roster, &name(&letter.to_string()), now);
         matches!(permission, Permission::Granted { .. })
     };
     ('a'..='h').filter(may).collect()
@@ -93,6 +93,31 @@ fn turns_are_given_in_order(#[case] reports: &[(&str, Report)], #[case] one: &st
     }
 }
 
+/// With what it had when it reported.
+fn permission(roster: &Roster, of: &ObjectName, now: Timestamp) -> Permission {
+    match roster.permission(of, &[], now) {
+        Permission::Waits(_) => roster.permission(of, &["Ready".to_owned()], now),
+        granted @ Permission::Granted { .. } => granted,
+    }
+}
+
+#[test]
+fn one_that_works_by_the_time_of_its_turn_does_not_take_it_as_one_that_is_down() {
+    let mut roster = roster(1);
+    roster.begin(["a", "b"].map(name), [], at(0));
+    roster.report(&name("a"), down(1), at(1));
+    roster.report(&name("b"), waiting(2), at(1));
+    assert_eq!(granted(&roster, at(1)), "ab");
+    let ready = ["Ready".to_owned()];
+    let waits = roster.permission(&name("a"), &ready, at(2));
+    assert_eq!(waits, Permission::Waits(Wait::Starting));
+    roster.report(&name("a"), waiting(1), at(2));
+    assert!(matches!(
+        roster.permission(&name("a"), &ready, at(2)),
+        Permission::Waits(Wait::Turn { .. })
+    ));
+}
+
 #[test]
 fn an_operator_that_starts_knows_the_turns_and_waits_for_the_order() {
     let (mut roster, all) = (roster(2), ["a", "b", "c"]);
@@ -101,7 +126,10 @@ fn an_operator_that_starts_knows_the_turns_and_waits_for_the_order() {
     roster.begin(all.map(name), turns, at(0));
     assert_eq!(granted(&roster, at(0)), "c");
     assert_eq!(names(&roster.report(&name("b"), waiting(2), at(1))), [""; 0]);
-    assert_eq!(roster.permission(&name("b"), at(1)), Permission::Waits(Wait::Starting));
+    assert_eq!(
+        permission(&roster, &name("b"), at(1)),
+        Permission::Waits(Wait::Starting)
+    );
     roster.report(&name("c"), Report::Rolling(turn(600)), at(1));
     // The last one is known: all that wait are told.
     assert_eq!(names(&roster.report(&name("a"), waiting(1), at(2))), ["a", "b"]);
@@ -153,7 +181,7 @@ fn those_that_wait_are_told_whose_turn_it_is_and_how_many_remain() {
     for number in 0..20_u32 {
         roster.report(&name(&format!("r{number:02}")), waiting(number.into()), at(0));
     }
-    let told = |roster: &Roster, of: &str, now| match roster.permission(&name(of), at(now)) {
+    let told = |roster: &Roster, of: &str, now| match permission(roster, &name(of), at(now)) {
         Permission::Waits(wait) => wait,
         Permission::Granted { .. } => unreachable!("it waits"),
     };
@@ -191,7 +219,7 @@ fn an_upgrade_of_many_wakes_few_at_a_time() {
     }
     let mut woken = 0;
     for of in &all {
-        assert!(matches!(roster.permission(of, at(1)), Permission::Granted { .. }));
+        assert!(matches!(permission(&roster, of, at(1)), Permission::Granted { .. }));
         woken += roster.report(of, Report::Rolling(turn(600)), at(1)).len();
         woken += roster.report(of, Report::Current, at(1)).len();
     }

@@ -163,25 +163,25 @@ fn a_federation_that_waits_is_scaled_all_the_same() {
         let set = json!({"metadata": {"name": "coluc-edge"}, "spec": {"replicas": 3, "minReadySeconds": 30,
             "template": template("new")}});
         desired.stateful_set = DesiredObject::Present(set);
-        return check(desired);
+        return waits_and_is_scaled(desired);
     };
     set["spec"]["replicas"] = json!(3);
     set["spec"]["template"] = template("new");
-    check(desired);
+    waits_and_is_scaled(desired);
+}
 
-    fn check(mut desired: DesiredObjects) {
-        let record = record(OWN, &desired.template_inputs, "old", None);
-        let rollout = rollout(&template("old"), Some(&record), true);
-        let progress = plan(&mut desired, question(Some(&rollout), waits()));
-        assert_eq!(progress, Progress::Waits(Wait::Starting));
-        let DesiredObject::Present(set) = &desired.stateful_set else {
-            unreachable!("present")
-        };
-        assert_eq!(set["spec"]["replicas"], json!(3));
-        assert_eq!(set["spec"]["template"], template("old"));
-        let annotation = set["metadata"]["annotations"][TEMPLATE].as_str().unwrap();
-        assert_eq!(serde_json::from_str::<TemplateRecord>(annotation).unwrap(), record);
-    }
+fn waits_and_is_scaled(mut desired: DesiredObjects) {
+    let record = record(OWN, &desired.template_inputs, "old", None);
+    let rollout = rollout(&template("old"), Some(&record), true);
+    let progress = plan(&mut desired, &question(Some(&rollout), waits()));
+    assert_eq!(progress, Progress::Waits(Wait::Starting));
+    let DesiredObject::Present(set) = &desired.stateful_set else {
+        unreachable!("present")
+    };
+    assert_eq!(set["spec"]["replicas"], json!(3));
+    assert_eq!(set["spec"]["template"], template("old"));
+    let annotation = set["metadata"]["annotations"][TEMPLATE].as_str().unwrap();
+    assert_eq!(serde_json::from_str::<TemplateRecord>(annotation).unwrap(), record);
 }
 
 fn condition(kind: &str, status: &str, since: i64) -> Condition {
@@ -190,7 +190,7 @@ fn condition(kind: &str, status: &str, since: i64) -> Condition {
     .unwrap()
 }
 
-/// Status of Ready, EdgeAvailable and RouterLinksUp, and for how long.
+/// Status of `Ready`, `EdgeAvailable` and `RouterLinksUp`, and for how long.
 #[rstest]
 #[case::all("True True True", 0, "Ready EdgeAvailable RouterLinksUp", None)]
 #[case::pods_serve_and_a_record_is_wrong("False True True", 3600, "EdgeAvailable RouterLinksUp", None)]
@@ -249,6 +249,7 @@ fn a_turn_is_over_when_what_was_true_is_true_again(
 }
 
 /// A federation of the property below, as the API server has it.
+#[allow(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 #[derive(Debug, Clone)]
 struct Federation {
     record: TemplateRecord,
@@ -377,7 +378,12 @@ impl World {
             return;
         }
         let found = rollout(&federation.record.template, Some(&federation.record), federation.rolled);
-        let permission = self.roster.permission(&named(of), now);
+        let holds = |of: &Self, at: usize| {
+            let status = if of.is_ready(at) { "True" } else { "False" };
+            let since = of.federations[at].not_ready_since;
+            SHOWN_BY.map(|kind| condition(kind.as_str(), status, since))
+        };
+        let permission = self.roster.permission(&named(of), &held(&holds(self, of)), now);
         let asked = Question {
             over: self.over.get(&of),
             goes_on,
@@ -403,9 +409,7 @@ impl World {
         }
         self.changed(of, ready);
         self.due.remove(&of);
-        let status = if self.is_ready(of) { "True" } else { "False" };
-        let since = self.federations[of].not_ready_since;
-        let conditions = SHOWN_BY.map(|kind| condition(kind.as_str(), status, since));
+        let conditions = holds(self, of);
         self.tell(
             of,
             report(&progress, Some(at(i64::try_from(of).unwrap())), &conditions, now),

@@ -62,6 +62,7 @@ pub struct Settings {
 }
 
 /// A spec without contradictions, in the types of the field.
+#[allow(clippy::struct_excessive_bools, reason = "each is a field of the spec of its own")]
 #[derive(Debug, Clone, PartialEq)]
 pub struct ValidSpec {
     pub owner: Owner,

@@ -1,5 +1,5 @@
-//! A new release of the operator and its federations. The API server is real; the test plays the controller of StatefulSets,
-//! the kubelet, and the edges' admin ports.
+//! A new release of the operator and its federations. The API server is real; the test plays the controller of
+//! `StatefulSets`, the kubelet, and the edges' admin ports.
 
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -163,6 +163,7 @@ async fn release<'a>(stage: &'a Stage, image: &str) -> Result<Installation<'a>, 
     Installation::leading_with(stage, &more).await
 }
 
+#[allow(clippy::too_many_lines, reason = "one story from the first release to the last")]
 async fn upgrade(stage: Stage) -> Result<(), Error> {
     stage.install(&[]).await?;
     let operator = release(&stage, OLD).await?;
