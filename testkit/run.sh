@@ -113,8 +113,8 @@ stages() {
     stage "$1" beyond &&
     crd_rules "$1" &&
     chart_takes_over "$1" &&
-    stage "$1" migration &&
-    stage "$1" rights
+    stage "$1" rights &&
+    stage "$1" migration
 }
 
 # The scenario with IPv6 before IPv4, by the chart, for three namespaces: a lab of its own, which the command removes.

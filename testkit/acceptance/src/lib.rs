@@ -6,7 +6,7 @@
 //! testkit demo --stage beyond --keep          further steps on a lab that is running
 //! testkit demo --stage restore                the cluster is lost and restored; a resource is deleted and applied again
 //! testkit demo --stage migration --keep       from Expressway and back, and deletions with something in the way
-//! testkit demo --stage rights --keep          Secrets by label, and which of its rights the operator used, after all others
+//! testkit demo --stage rights --keep          Secrets by label, and which of its rights the operator used in the stages before
 //! testkit demo --stage dual                   the scenario with IPv6 before IPv4, by the chart, on a fresh lab
 //! testkit demo --stage strict                 twelve steps and more on two nodes with policies, a quota, assigned users
 //! ```
@@ -53,7 +53,7 @@ pub enum Stage {
     Beyond,
     /// From Expressway and back, and deletions with something in the way, on such a lab.
     Migration,
-    /// Secrets by label, and which of its rights the operator used in all stages.
+    /// Secrets by label, and which of its rights the operator used in the stages before.
     Rights,
     /// The scenario with IPv6 before IPv4, by an operator that the chart installs for three namespaces.
     Dual,
