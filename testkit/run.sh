@@ -137,6 +137,15 @@ demo_steps() {
 # The scenario once more: two nodes, enforced policies, a quota, assigned users. The lab is its own, removed at the end.
 strict_steps() { "$bin/testkit" demo --stage strict --name "$(test_lab)e"; }
 
+# A lab of its own: for ten minutes after a restore no router is restarted unasked, which other steps wait for.
+restore_steps() {
+  local name status=0
+  name=$(test_lab)r
+  { stage "$name" && stage "$name" restore; } || status=$?
+  "$bin/testkit" lab down --name "$name" || status=$?
+  return "$status"
+}
+
 # A few hundred messages through the benchmark's chain: it must not rot between the times that somebody needs figures.
 bench_smoke() {
   "$bin/testkit" bench --smoke --dir target/bench-smoke --server "edge=$bin/xmpp-federation-edge" --server relay
@@ -171,6 +180,7 @@ lab_tests() {
 scenario() {
   phase "demo" demo_steps
   phase "demo, strict cluster" strict_steps
+  phase "demo, restore" restore_steps
 }
 other_labs() { phase "dual stack" dual && phase "lab tests" lab_tests; }
 
