@@ -89,6 +89,11 @@ const LAST_TRUE: &str = " (it was True until ";
 /// What is kept free in a message for that, and for the name of the condition that Ready repeats.
 const ROOM: usize = 256;
 
+/// The condition of that type.
+pub fn find<'a>(conditions: &'a [Condition], kind: &str) -> Option<&'a Condition> {
+    conditions.iter().find(|condition| condition.type_ == kind)
+}
+
 /// The conditions to write, given those that are there.
 pub fn assemble(
     previous: &[Condition],
@@ -96,7 +101,7 @@ pub fn assemble(
     now: Timestamp,
     findings: &Findings,
 ) -> Vec<Condition> {
-    let before = |kind: Type| previous.iter().find(|c| c.type_ == kind.as_str());
+    let before = |kind: Type| find(previous, kind.as_str());
     let mut conditions = Vec::new();
     let mut put = |kind: Type, verdict: &Verdict| {
         let old = before(kind);

@@ -27,11 +27,12 @@ pub async fn finish(
     status: XmppFederationStatus,
     mut notes: Vec<Note>,
 ) -> Result<(), Error> {
-    let previous = object.status.clone().unwrap_or_default();
+    let none = XmppFederationStatus::default();
+    let previous = object.status.as_ref().unwrap_or(&none);
     let status = status.bounded();
     let now = Timestamp::now();
     let mut written = Ok(());
-    if status != previous {
+    if status != *previous {
         written = write_status(env, &object.metadata, &status).await;
         if written.is_ok() {
             notes.extend(events::changes(&previous.conditions, &status.conditions, now));
@@ -39,7 +40,7 @@ pub async fn finish(
     }
     if let Some(owner) = Owner::of(object) {
         let value = |name: &'static str| {
-            let condition = status.conditions.iter().find(|condition| condition.type_ == name);
+            let condition = conditions::find(&status.conditions, name);
             let value = condition.map(|condition| match condition.status.as_str() {
                 "True" => 1,
                 "False" => 0,

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Pod, Secret};
-use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams, Preconditions};
+use kube::api::{Api, DynamicObject, Patch, PatchParams};
 use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -19,9 +19,9 @@ use super::cache::Cache;
 use super::dereference::{EdgePod, ExistingObjects};
 use super::environment::Environment;
 use super::fields::ForeignField;
-use super::kube::{Error, Kind, call};
+use super::kube::{Error, Kind, call, delete};
 use super::names::Owner;
-use super::objects::{APPLIED, Content, ExistingObject, Standing};
+use super::objects::{APPLIED, ExistingObject, Rollout, Standing};
 use super::repairs::Repairs;
 use crate::api::{CONFIG_HASH, OBJECTS_MANAGER, request};
 use crate::backoff::doubled;
@@ -177,10 +177,7 @@ pub async fn run(
             .await,
     );
     let failed = applied.failed.len();
-    let has_owner = live
-        .authority
-        .as_ref()
-        .is_some_and(|found| found.is_owned_by(owner) && !found.deleting);
+    let has_owner = live.authority.as_ref().is_some_and(|found| found.is_kept_by(owner));
     if has_owner || !matches!(certificate, DesiredObject::Absent) {
         applied.take(
             to.keep(&owner.authority(), authority.as_ref(), live.authority.as_ref())
@@ -234,7 +231,7 @@ pub async fn run(
         applied.controller_failed |= kind == Kind::StatefulSet && result.is_err();
         applied.take(result);
     }
-    if unmounted.is_some() && is_rolled_out(live.stateful_set.as_deref(), applied.changed_controller()) {
+    if unmounted.is_some() && is_rolled_out(live.rollout(), applied.changed_controller()) {
         applied.take(to.delete(Kind::Secret, &owner.certificate(), unmounted).await);
     }
     if applied.written.is_empty() {
@@ -271,11 +268,9 @@ pub async fn secret(
 }
 
 /// Whether no pod of an earlier template is left, which could not be started again without what that one mounts.
-fn is_rolled_out(stateful_set: Option<&ExistingObject>, changed: bool) -> bool {
-    match stateful_set.map(|set| &set.content) {
-        Some(Content::StatefulSet(rollout)) => !changed && rollout.seen && !rollout.behind,
-        _ => true,
-    }
+/// `changed`: its controller was written just now.
+pub fn is_rolled_out(rollout: Option<&Rollout>, changed: bool) -> bool {
+    rollout.is_none_or(|rollout| !changed && rollout.is_over())
 }
 
 impl AppliedObjects {
@@ -363,8 +358,7 @@ impl Target<'_> {
         let what = || format!("{} {name} cannot be applied", kind.as_str());
         let lists = self.env.snapshots.lists(kind);
         let answer = call(what, self.api(kind).patch(name, &params, &Patch::Apply(&body))).await?;
-        let unseen =
-            |written: &ExistingObject| matches!(&written.content, Content::StatefulSet(rollout) if !rollout.seen);
+        let unseen = |written: &ExistingObject| written.rollout().is_some_and(|rollout| !rollout.seen);
         let read = |written: &ExistingObject| (written.digest, written.has(&body, &hash), unseen(written));
         let (digest, whole, unseen) = self.env.snapshots.answered(kind, answer, lists, read);
         let changed = found.is_none_or(|found| found.digest != digest);
@@ -393,19 +387,12 @@ impl Target<'_> {
         found: Option<&Arc<ExistingObject>>,
     ) -> Result<Option<ObjectWrite>, ApplyError> {
         // The object is not wanted, so another object of that name does no harm; a Secret may be one that is brought.
-        let Some(found) = found.filter(|found| found.is_owned_by(self.owner) && !found.deleting) else {
+        let Some(found) = found.filter(|found| found.is_kept_by(self.owner)) else {
             return Ok(None);
         };
-        let params = DeleteParams {
-            preconditions: Some(Preconditions {
-                uid: Some(found.uid.clone()),
-                resource_version: None,
-            }),
-            ..DeleteParams::default()
-        };
         let what = || format!("{} {name} cannot be deleted", kind.as_str());
-        match call(what, self.api(kind).delete(name, &params)).await {
-            Ok(_) => Ok(Some(ObjectWrite::new(kind, name, true))),
+        match delete(what, &self.api(kind), name, &found.uid).await {
+            Ok(()) => Ok(Some(ObjectWrite::new(kind, name, true))),
             // The watch tells of it soon.
             Err(error) if error.code() == Some(404) => Ok(None),
             Err(error) => Err(error.into()),

@@ -7,7 +7,7 @@ use xmpp_federation_core::edge_status::EdgeStatus;
 
 use super::kube::Kind;
 use super::names::Owner;
-use super::objects::{Content, ExistingObject, Rollout};
+use super::objects::{ExistingObject, Rollout};
 use super::pods::PodState;
 use super::references::{Data, NotFetched, Reference, Secrets};
 use super::refusals::PodRefusal;
@@ -46,10 +46,7 @@ pub struct ExistingObjects {
 impl ExistingObjects {
     /// How far the pods' controller is; `None`: there is none.
     pub fn rollout(&self) -> Option<&Rollout> {
-        match &self.stateful_set.as_ref()?.content {
-            Content::StatefulSet(rollout) => Some(rollout),
-            _ => None,
-        }
+        self.stateful_set.as_ref()?.rollout()
     }
 }
 

@@ -9,7 +9,6 @@ use parking_lot::Mutex;
 use super::events::{Note, Recorder};
 use super::kube::Kind;
 use super::names::{ObjectName, Owner};
-use super::objects::Content;
 use super::observer::{Observation, Observer};
 use super::questions::{ClusterAnswer, ClusterQuestion, RecordsAnswer, RecordsQuestion, RoutersQuestion};
 use super::queue::Queue;
@@ -78,11 +77,9 @@ impl Environment {
         let resources = self.snapshots.resources.named().into_iter().map(|(name, _)| name);
         let sets = self.snapshots.objects(Kind::StatefulSet).map(Snapshot::named);
         let turns = sets.into_iter().flatten().filter_map(|(of, set)| {
-            let Content::StatefulSet(rollout) = &set.content else {
-                return None;
-            };
+            let turn = set.rollout()?.template.turn.clone()?;
             let name = set.instance.as_deref()?.to_owned();
-            Some((ObjectName { name, ..of }, rollout.template.turn.clone()?))
+            Some((ObjectName { name, ..of }, turn))
         });
         self.turns.lock().begin(resources, turns, Timestamp::now());
     }

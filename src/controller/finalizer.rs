@@ -23,6 +23,11 @@ pub fn has_keys(object: &impl ResourceExt) -> bool {
     object.finalizers().iter().any(|f| f == KEYS_FINALIZER)
 }
 
+/// Whether one of ours is on.
+pub fn is_any_on(object: &impl ResourceExt) -> bool {
+    is_on(object) || has_keys(object)
+}
+
 /// Adds a finalizer, right before the first write that it is for.
 pub async fn add(env: &Environment, object: &XmppFederation, finalizer: &str) -> Result<(), Error> {
     let mut finalizers = object.finalizers().to_vec();
@@ -37,7 +42,7 @@ pub async fn release(env: &Environment, object: &impl ResourceExt) -> Result<(),
         let others = finalizers.iter().filter(|f| *f != FINALIZER && *f != KEYS_FINALIZER);
         others.cloned().collect()
     };
-    if !is_on(object) && !has_keys(object) {
+    if !is_any_on(object) {
         return Ok(());
     }
     let mut result = set(env, object, &others(object.finalizers())).await;
@@ -51,7 +56,7 @@ pub async fn release(env: &Environment, object: &impl ResourceExt) -> Result<(),
         let Some(now) = call(what, api.get_metadata_opt(&name)).await? else {
             return Ok(());
         };
-        if now.uid() != object.uid() || !(is_on(&now) || has_keys(&now)) {
+        if now.uid() != object.uid() || !is_any_on(&now) {
             return Ok(());
         }
         result = set(env, &now, &others(now.finalizers())).await;

@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::Client;
-use kube::api::{Api, ApiResource, DynamicObject};
+use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, Preconditions};
 
 use crate::api::XmppFederation;
 use crate::runtime::api_error::{ApiError, bounded};
@@ -80,6 +80,23 @@ impl Kind {
     pub fn as_str(self) -> &'static str {
         self.into()
     }
+}
+
+/// Deletes the object of that UID, and no other of its name.
+pub async fn delete(
+    what: impl FnOnce() -> String,
+    api: &Api<DynamicObject>,
+    name: &str,
+    uid: &str,
+) -> Result<(), Error> {
+    let params = DeleteParams {
+        preconditions: Some(Preconditions {
+            uid: Some(uid.to_owned()),
+            resource_version: None,
+        }),
+        ..DeleteParams::default()
+    };
+    call(what, api.delete(name, &params)).await.map(drop)
 }
 
 /// Access to resources of a namespace, also to such as this release cannot read.

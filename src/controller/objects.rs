@@ -101,7 +101,7 @@ pub enum Content {
     ConfigMap(Box<[(String, NodeAddresses)]>),
     /// Where the Service says that it is reached.
     Service(ServiceAddresses),
-    StatefulSet(Rollout),
+    StatefulSet(Box<Rollout>),
     Other,
 }
 
@@ -116,6 +116,13 @@ pub struct Rollout {
     /// All pods have been ready for as long as they have to be.
     pub available: bool,
     pub template: TemplateInForce,
+}
+
+impl Rollout {
+    /// Whether no pod of an earlier template is left.
+    pub fn is_over(&self) -> bool {
+        self.seen && !self.behind
+    }
 }
 
 impl fmt::Debug for ExistingObject {
@@ -202,10 +209,23 @@ impl ExistingObject {
         self.owners.iter().any(|of| *of.uid == *owner.uid)
     }
 
+    /// The same, and it is not being deleted.
+    pub fn is_kept_by(&self, owner: &Owner) -> bool {
+        self.is_owned_by(owner) && !self.deleting
+    }
+
     /// Whether its labels or its annotation say that the operator made it for the resource of that name.
     pub fn is_marked(&self, owner: &Owner) -> bool {
         let names = |name: &Option<Box<str>>| name.as_deref() == Some(&owner.name);
         names(&self.resource) || (self.labelled && names(&self.instance))
+    }
+
+    /// How far it is, if it is the pods' controller.
+    pub fn rollout(&self) -> Option<&Rollout> {
+        match &self.content {
+            Content::StatefulSet(rollout) => Some(rollout),
+            _ => None,
+        }
     }
 
     /// Whether it has all of `wanted`, which has that hash: nobody has changed or removed a field of it since it was
@@ -246,6 +266,13 @@ impl ExistingObject {
         };
         data.iter().find(|(of, _)| of == key).map(|(_, bytes)| bytes)
     }
+
+    /// A certificate and its key, both PEM text.
+    pub fn key_pair(&self) -> Option<(String, SecretBytes)> {
+        let text = |key: &str| String::from_utf8(self.secret(key)?.expose().to_vec()).ok();
+        text("tls.key")?;
+        Some((text("tls.crt")?, self.secret("tls.key")?.clone()))
+    }
 }
 
 fn digest(text: &str) -> [u8; 32] {
@@ -261,7 +288,7 @@ fn content_of(kind: Kind, object: &DynamicObject) -> Content {
             Content::ConfigMap(text.and_then(Value::as_str).map(routers_written).unwrap_or_default())
         }
         Kind::Service => Content::Service(service_addresses(object)),
-        Kind::StatefulSet => Content::StatefulSet(rollout(object)),
+        Kind::StatefulSet => Content::StatefulSet(Box::new(rollout(object))),
         Kind::ServiceAccount | Kind::PodDisruptionBudget | Kind::NetworkPolicy => Content::Other,
     }
 }

@@ -10,17 +10,15 @@ use super::build::material::Certificate;
 use super::context::Context;
 use super::dereference::ExistingObjects;
 use super::effects::Outcome;
-use super::environment::Environment;
 use super::names::{ObjectName, Owner};
 use super::objects::Rollout;
 use super::outcome::{Error, Next};
-use super::record::Turn;
 use super::references::NotFetched;
 use super::requests::{self, ServedRequests};
 use super::resource::{StoredObject, StoredResource};
 use super::rows::{Dropped, DroppedCluster};
 use super::status::Inputs;
-use super::turns::{Permission, Report, Wait};
+use super::turns::{Report, Wait};
 use super::upgrade::{Progress, Question};
 use super::validate::Refusal;
 use super::{
@@ -28,6 +26,7 @@ use super::{
     upgrade, validate,
 };
 use crate::api::slots::Slots;
+use crate::api::status::XmppFederationStatus;
 use crate::api::{KEYS_FINALIZER, XmppFederation, request};
 use crate::runtime::metrics::{ByCategory, ByResult};
 
@@ -127,25 +126,29 @@ async fn refused(
     Ok(renewal::with(next, look))
 }
 
-/// What decides whose template the pods get; with the controller as it is, and the turn that is over.
+/// What decides whose template the pods get.
 fn question<'a>(
-    env: &Environment,
+    Context {
+        environment: env,
+        caches,
+        ..
+    }: &Context,
     object: &XmppFederation,
-    (rollout, over): (Option<&'a Rollout>, Option<&'a Turn>),
+    owner: &Owner,
     goes_on: bool,
+    rollout: Option<&'a Rollout>,
     now: Timestamp,
 ) -> Question<'a> {
     let conditions = object.status.as_ref().map(|status| status.conditions.as_slice());
     let held = upgrade::held(conditions.unwrap_or_default());
-    let name = ObjectName::of(object);
-    let permission = name.map(|name| env.turns.lock().permission(&name, &held, now));
+    let turn = rollout.and_then(|rollout| rollout.template.turn.as_ref());
     Question {
         rollout,
         accepted: upgrade::was_accepted(object),
-        permission: permission.unwrap_or(Permission::Waits(Wait::Starting)),
+        permission: env.turns.lock().permission(&owner.object_name(), &held, now),
         at_once: env.settings.upgrades_at_once,
         patience: env.settings.upgrade_timeout.0,
-        over,
+        over: turn.and_then(|_| caches.turns.with(&owner.uid, |over| over.clone())),
         goes_on,
         now,
     }
@@ -197,9 +200,8 @@ async fn steps(
         return Ok(Next::After(Duration::ZERO));
     }
     let rollout = view.existing.rollout();
-    let over = caches.turns.with(&uid, |over| over.clone());
     let goes_on = requests::unserved(object, request::CONTINUE_UPGRADE);
-    let question = question(env, object, (rollout, over.as_ref()), goes_on.is_some(), now);
+    let question = question(context, object, &valid.owner, goes_on.is_some(), rollout, now);
     let progress = upgrade::plan(&mut built.desired, &question);
 
     let adopt = requests::unserved(object, request::ADOPT_SECRETS);
@@ -239,13 +241,11 @@ async fn steps(
         abandoned: abandons && effects.pending.is_empty() && !effects.is_incomplete(),
         continued: goes_on.filter(|_| !applied.controller_failed),
     };
-    let previous = object.status.clone().unwrap_or_default();
-    let status = status::run(&inputs, &previous, object.metadata.generation);
+    let (none, generation) = (XmppFederationStatus::default(), object.metadata.generation);
+    let previous = object.status.as_ref().unwrap_or(&none);
+    let status = status::run(&inputs, previous, generation);
     // An operator that has just started does not take back what another one found, before it has looked itself.
-    let told = object
-        .status
-        .as_ref()
-        .is_some_and(|status| status.observed_generation == object.metadata.generation);
+    let told = object.status.is_some() && previous.observed_generation == generation;
     let quiet = applied.failed.is_empty() && effects.notes.is_empty();
     let incomplete = effects.is_incomplete();
     if !incomplete && !applied.controller_failed {

@@ -1,10 +1,14 @@
 //! What a StatefulSet tells of its pod template: the template itself, what of the resource is in it, and whose turn it is.
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
 use miniz_oxide::deflate::compress_to_vec;
 use miniz_oxide::inflate::decompress_to_vec;
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use sha2::{Digest as _, Sha256};
 
 /// Annotation with a [`TemplateRecord`]. It is of the StatefulSet, so it replaces no pod.
 pub const TEMPLATE: &str = "xmppfederation.io/template";
@@ -34,36 +38,65 @@ pub struct Turn {
 }
 
 /// The pod template that a StatefulSet has, as the snapshots keep it.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct TemplateInForce {
     /// Release and inputs; `None`: a release without records wrote the template.
     pub made_of: Option<(String, String)>,
     pub turn: Option<Turn>,
-    /// JSON, deflated: it is read only while a federation waits.
-    text: Box<[u8]>,
+    /// SHA-256 of its JSON.
+    digest: Option<[u8; 32]>,
+    /// JSON, deflated, until it was found to be the wanted one: it is read only while a federation waits.
+    text: Arc<Mutex<Option<Box<[u8]>>>>,
+}
+
+impl PartialEq for TemplateInForce {
+    fn eq(&self, other: &Self) -> bool {
+        (&self.made_of, &self.turn, &self.digest) == (&other.made_of, &other.turn, &other.digest)
+    }
+}
+
+impl Eq for TemplateInForce {}
+
+fn digest(template: &str) -> [u8; 32] {
+    Sha256::digest(template.as_bytes()).into()
 }
 
 impl TemplateInForce {
     /// From the annotation of a StatefulSet; without a record that can be read, from the template itself.
     pub fn new(annotation: Option<&str>, live: Option<&Value>) -> Self {
         let record: Option<TemplateRecord> = annotation.and_then(|text| serde_json::from_str(text).ok());
-        let deflated = |template: &Value| compress_to_vec(template.to_string().as_bytes(), 1).into_boxed_slice();
-        match record {
-            Some(record) => Self {
-                text: deflated(&record.template),
-                made_of: Some((record.release, record.inputs)),
-                turn: record.turn,
-            },
-            None => Self {
-                text: live.map(|live| deflated(&without_nulls(live))).unwrap_or_default(),
-                ..Self::default()
-            },
+        let (template, made_of, turn) = match record {
+            Some(record) => (
+                Some(record.template),
+                Some((record.release, record.inputs)),
+                record.turn,
+            ),
+            None => (live.map(without_nulls), None, None),
+        };
+        let text = template.map(|template| template.to_string());
+        let deflated = |text: &String| compress_to_vec(text.as_bytes(), 1).into_boxed_slice();
+        Self {
+            made_of,
+            turn,
+            digest: text.as_deref().map(digest),
+            text: Arc::new(Mutex::new(text.as_ref().map(deflated))),
         }
     }
 
-    /// The template; `None`: the StatefulSet has none.
+    /// Whether a record says that it is this one. Its text is not needed any more then: what one process wants changes
+    /// with the resource alone, and such a change never waits.
+    pub fn is(&self, wanted: &Value) -> bool {
+        let is = self.made_of.is_some() && self.digest == Some(digest(&wanted.to_string()));
+        if is {
+            *self.text.lock() = None;
+        }
+        is
+    }
+
+    /// The template; `None`: the StatefulSet has none, or it was found to be the wanted one.
     pub fn template(&self) -> Option<Value> {
-        serde_json::from_slice(&decompress_to_vec(&self.text).ok()?).ok()
+        let text = self.text.lock();
+        serde_json::from_slice(&decompress_to_vec(text.as_deref()?).ok()?).ok()
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
-use xmpp_federation_core::{Domain, SecretBytes};
+use xmpp_federation_core::Domain;
 
 use super::apply::{self, SentObjects};
 use super::build::secrets;
@@ -50,25 +50,18 @@ pub fn with(next: Next, look: Option<Duration>) -> Next {
 }
 
 fn own<'a>(owner: &Owner, object: Option<&'a Arc<ExistingObject>>) -> Option<&'a Arc<ExistingObject>> {
-    let is_own = |object: &&Arc<ExistingObject>| object.owners.iter().any(|of| *of.uid == *owner.uid);
-    object.filter(is_own).filter(|object| !object.deleting)
+    object.filter(|object| object.is_kept_by(owner))
 }
 
 /// The Secret with a new leaf for the names of the one that is there, if that is due.
 fn renewed(owner: &Owner, live: &ExistingObjects, now: Timestamp) -> Option<Secret> {
-    let text = |object: &ExistingObject, key: &str| String::from_utf8(object.secret(key)?.expose().to_vec()).ok();
-    let key = |object: &ExistingObject| {
-        object
-            .secret("tls.key")
-            .cloned()
-            .unwrap_or_else(|| SecretBytes::new(Vec::new()))
-    };
     let (leaf, authority) = (own(owner, live.certificate.as_ref())?, live.authority.as_ref()?);
+    let ((certificate, key), (ca_certificate, ca_key)) = (leaf.key_pair()?, authority.key_pair()?);
     let existing = KeyMaterial {
-        ca_certificate: text(authority, "tls.crt")?,
-        ca_key: key(authority),
-        certificate: text(leaf, "tls.crt")?,
-        key: key(leaf),
+        ca_certificate,
+        ca_key,
+        certificate,
+        key,
     };
     let names = tls::inspect(&existing.certificate).ok()?.names.list();
     let names: Vec<Domain> = names.iter().filter_map(|name| Domain::parse(name).ok()).collect();

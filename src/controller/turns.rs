@@ -176,7 +176,9 @@ impl Roster {
             }
             Report::Idle => {
                 self.stop_waiting(name);
-                self.turns.retain(|of, taken| of != name || taken.written);
+                if self.turns.get(name).is_some_and(|taken| !taken.written) {
+                    self.turns.remove(name);
+                }
             }
         }
         let mut wake = self.grant(now);

@@ -16,7 +16,7 @@ use super::objects::Rollout;
 use super::record::{TEMPLATE, TemplateInForce, TemplateRecord, Turn};
 use super::turns::{GIVEN_UP, Permission, Report, SETTLED, Wait};
 use crate::api::XmppFederation;
-use crate::api::conditions::Type;
+use crate::api::conditions::{self, Type};
 use crate::api::reasons::Reason;
 
 /// What shows whether a federation works: those of them that were True have to be True again.
@@ -47,7 +47,7 @@ pub struct Question<'a> {
     /// For how long a federation may not work, if its pods came at once.
     pub patience: Duration,
     /// The turn that is over.
-    pub over: Option<&'a Turn>,
+    pub over: Option<Turn>,
     /// A person does not want to wait for the end of the turn.
     pub goes_on: bool,
     pub now: Timestamp,
@@ -98,11 +98,9 @@ fn decide(wanted: Value, inputs: &str, time: Duration, question: &Question<'_>) 
         return (wanted, None, Progress::Current);
     };
     let TemplateInForce { made_of, turn, .. } = found;
-    let ends = question.goes_on || question.at_once == 0 || turn.as_ref() == question.over;
+    let ends = question.goes_on || question.at_once == 0 || *turn == question.over;
     let turn = turn.clone().filter(|_| !ends);
-    let in_force = found.template();
-    let same = made_of.is_some() && in_force.as_ref() == Some(&wanted);
-    if same {
+    if found.is(&wanted) {
         let progress = turn.clone().map_or(Progress::Current, Progress::Rolls);
         return (wanted, turn, progress);
     }
@@ -125,7 +123,7 @@ fn decide(wanted: Value, inputs: &str, time: Duration, question: &Question<'_>) 
         (None, _) if by_resource || question.at_once == 0 => None,
         (None, Permission::Granted { since, held }) => begun(*since, held),
         (None, Permission::Waits(wait)) => {
-            return match in_force {
+            return match found.template() {
                 Some(in_force) => (in_force, None, Progress::Waits(wait.clone())),
                 None => (wanted, None, Progress::Current),
             };
@@ -165,7 +163,7 @@ fn is_over(turn: &Turn, rollout: &Rollout, conditions: &[Condition], now: Timest
     if rollout.template.turn.as_ref() != Some(turn) {
         return false;
     }
-    let rolled = rollout.seen && !rollout.behind;
+    let rolled = rollout.is_over();
     if turn.held.is_empty() {
         return rolled || turn.until <= now;
     }
@@ -177,15 +175,21 @@ fn is_over(turn: &Turn, rollout: &Rollout, conditions: &[Condition], now: Timest
 
 /// Conditions that were True and are not.
 pub fn lost<'a>(turn: &'a Turn, conditions: &[Condition]) -> Vec<&'a str> {
-    let holds = |held: &&String| conditions.iter().any(|c| c.type_ == **held && c.status == "True");
+    let holds = |held: &&String| conditions::find(conditions, held).is_some_and(|c| c.status == "True");
     let lost = turn.held.iter().filter(|held| !holds(held));
     lost.map(String::as_str).collect()
 }
 
+/// Those conditions that show whether a federation works.
+fn shown(conditions: &[Condition]) -> impl Iterator<Item = &Condition> {
+    SHOWN_BY
+        .into_iter()
+        .filter_map(|kind| conditions::find(conditions, kind.as_str()))
+}
+
 /// Conditions that are True and show that a federation works.
 pub fn held(conditions: &[Condition]) -> Vec<String> {
-    let of = |kind: Type| conditions.iter().find(move |c| c.type_ == kind.as_str());
-    let holding = SHOWN_BY.into_iter().filter_map(of).filter(|c| c.status == "True");
+    let holding = shown(conditions).filter(|c| c.status == "True");
     holding.map(|c| c.type_.clone()).collect()
 }
 
@@ -196,8 +200,7 @@ pub fn report(progress: &Progress, created: Option<Timestamp>, conditions: &[Con
         Progress::Unknown => Report::Idle,
         Progress::Rolls(turn) => Report::Rolling(turn.clone()),
         Progress::Waits(_) => {
-            let of = |kind: Type| conditions.iter().find(move |c| c.type_ == kind.as_str());
-            let lost = SHOWN_BY.into_iter().filter_map(of).filter(|c| c.status != "True");
+            let lost = shown(conditions).filter(|c| c.status != "True");
             let settles = lost.map(|c| c.last_transition_time.0 + SETTLED).max();
             Report::Waiting {
                 created,

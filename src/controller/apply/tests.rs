@@ -120,7 +120,7 @@ fn what_pods_of_an_earlier_template_mount_stays_until_they_are_replaced(
         "metadata": {"name": "coluc-edge", "generation": generation}, "spec": {"replicas": 1},
         "status": {"observedGeneration": seen, "updatedReplicas": 0, "currentRevision": "b", "updateRevision": newest}});
     let set = ExistingObject::new(Kind::StatefulSet, serde_json::from_value(set).unwrap(), None);
-    assert_eq!(is_rolled_out(Some(&set), changed), expected);
+    assert_eq!(is_rolled_out(set.rollout(), changed), expected);
     assert!(is_rolled_out(None, changed));
 }
 

@@ -214,12 +214,8 @@ fn certificate(valid: &ValidSpec, view: &KubeView, now: Timestamp) -> Result<Cer
         });
     }
     let owner = &valid.owner;
-    let text = |object: &Option<Arc<ExistingObject>>, key: &str| {
-        let bytes = object.as_ref()?.secret(key)?;
-        Some((String::from_utf8(bytes.expose().to_vec()).ok()?, bytes.clone()))
-    };
-    let leaf = text(&view.existing.certificate, "tls.crt").zip(text(&view.existing.certificate, "tls.key"));
-    let authority = text(&view.existing.authority, "tls.crt").zip(text(&view.existing.authority, "tls.key"));
+    let pair = |object: &Option<Arc<ExistingObject>>| object.as_ref()?.key_pair();
+    let (leaf, authority) = (pair(&view.existing.certificate), pair(&view.existing.authority));
     // Its Secret is there, and holds none.
     let damaged = view.existing.authority.is_some() && authority.is_none();
     let no_authority = || {
@@ -231,11 +227,8 @@ fn certificate(valid: &ValidSpec, view: &KubeView, now: Timestamp) -> Result<Cer
         }
     };
     let existing = match (authority, leaf) {
-        (Some(((ca_certificate, _), (_, ca_key))), leaf) => {
-            let (certificate, key) = leaf
-                .map_or((String::new(), SecretBytes::new(Vec::new())), |((crt, _), (_, key))| {
-                    (crt, key)
-                });
+        (Some((ca_certificate, ca_key)), leaf) => {
+            let (certificate, key) = leaf.unwrap_or_else(|| (String::new(), SecretBytes::new(Vec::new())));
             Some(KeyMaterial {
                 ca_certificate,
                 ca_key,
@@ -243,7 +236,7 @@ fn certificate(valid: &ValidSpec, view: &KubeView, now: Timestamp) -> Result<Cer
                 key,
             })
         }
-        (None, Some(((certificate, _), (_, key)))) => {
+        (None, Some((certificate, key))) => {
             // The authority is gone; its leaf is good until it is due.
             let material = KeyMaterial {
                 ca_certificate: String::new(),

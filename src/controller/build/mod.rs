@@ -98,6 +98,7 @@ pub fn all(valid: &ValidSpec, material: &Material, topology: &Topology) -> Resul
     let links = dialled(material, &topology.routers);
     let config = edge_config(valid, &links);
     accepted_by_the_edge(&config)?;
+    let template_inputs = stateful_set::inputs(valid, &config.requires);
     let text = config.to_yaml();
     fits_a_config_map(&text)?;
     let config_hash = sha256(text.as_bytes());
@@ -134,7 +135,7 @@ pub fn all(valid: &ValidSpec, material: &Material, topology: &Topology) -> Resul
         } else {
             DesiredObject::Unchanged
         },
-        template_inputs: stateful_set::inputs(valid, &edge_config(valid, &RouterAddresses::new()).requires),
+        template_inputs,
         config_hash,
         mounted_hash,
     })

@@ -2,15 +2,13 @@
 
 use std::sync::Arc;
 
-use kube::api::{DeleteParams, Preconditions};
-
 use crate::api::XmppFederation;
 use crate::api::reasons::Reason;
 use crate::api::spec::OnDelete;
 use crate::controller::environment::Environment;
 use crate::controller::events::Note;
 use crate::controller::finalizer;
-use crate::controller::kube::{Error, Kind, call};
+use crate::controller::kube::{self, Error, Kind, call};
 use crate::controller::names::Owner;
 use crate::controller::objects::{ExistingObject, Standing};
 
@@ -82,19 +80,11 @@ async fn ours(env: &Environment, owner: &Owner, name: &str) -> Result<Option<Arc
 }
 
 async fn delete(env: &Environment, owner: &Owner, name: &str, found: &ExistingObject) -> Result<(), Error> {
-    let params = DeleteParams {
-        preconditions: Some(Preconditions {
-            uid: Some(found.uid.clone()),
-            resource_version: None,
-        }),
-        ..DeleteParams::default()
-    };
     let api = Kind::Secret.api(&env.client, &owner.namespace);
     let what = || format!("Secret {name} cannot be deleted");
-    match call(what, api.delete(name, &params)).await {
-        Ok(_) => Ok(()),
+    match kube::delete(what, &api, name, &found.uid).await {
         // Gone, as where its namespace goes, or made anew by somebody else.
         Err(error) if matches!(error.code(), Some(404 | 409)) => Ok(()),
-        Err(error) => Err(error),
+        result => result,
     }
 }

@@ -45,7 +45,7 @@ pub async fn run(
     dropped: &Dropped,
 ) -> Result<Next, Error> {
     // Released, or never written for. A finalizer of others may hold it.
-    if !finalizer::is_on(object) && !finalizer::has_keys(object) {
+    if !finalizer::is_any_on(object) {
         return Ok(Next::Gone);
     }
     let now = Timestamp::now();
@@ -192,7 +192,7 @@ pub async fn unreadable(
     object: &DynamicObject,
     status: &XmppFederationStatus,
 ) -> Result<Next, Error> {
-    if !finalizer::is_on(object) && !finalizer::has_keys(object) {
+    if !finalizer::is_any_on(object) {
         return Ok(Next::OnChange);
     }
     let uid = object.uid().unwrap_or_default();

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::{ClusterResult, Effects, routers};
 use crate::controller::build::{ClusterSlots, RouterAddresses, Topology, pods_to_run};
 use crate::controller::dereference::{EdgePod, KubeView, PodStatusError};
-use crate::controller::objects::{Content, NodeAddresses};
+use crate::controller::objects::NodeAddresses;
 use crate::controller::validate::ValidSpec;
 use xmpp_federation_imp::report::Report;
 
@@ -63,10 +63,7 @@ impl Observations {
             let last = self.clusters.get(entry).and_then(|last| last.report.as_deref());
             !last.is_some_and(unwanted)
         });
-        let running = match view.existing.stateful_set.as_ref().map(|set| &set.content) {
-            Some(Content::StatefulSet(rollout)) => rollout.replicas,
-            _ => None,
-        };
+        let running = view.existing.rollout().and_then(|rollout| rollout.replicas);
         let clusters: Vec<ClusterSlots<'_>> = valid
             .imp
             .iter()

@@ -9,9 +9,9 @@ use super::{Inputs, answering, upgrades};
 use crate::api::conditions::{Status, Verdict};
 use crate::api::reasons::Reason;
 use crate::api::spec::ServiceType;
+use crate::controller::apply;
 use crate::controller::build::DesiredObject;
 use crate::controller::dereference::EdgePod;
-use crate::controller::objects::Content;
 use crate::controller::refusals;
 use crate::controller::upgrade::Progress;
 
@@ -207,10 +207,7 @@ fn outdated(inputs: &Inputs<'_>, pods: &[&EdgePod]) -> Option<Verdict> {
 
 /// Whether pods of an earlier template run, by the status of their controller.
 fn being_replaced(inputs: &Inputs<'_>) -> bool {
-    match inputs.view.existing.stateful_set.as_ref().map(|set| &set.content) {
-        Some(Content::StatefulSet(rollout)) => inputs.applied.changed_controller() || !rollout.seen || rollout.behind,
-        _ => false,
-    }
+    !apply::is_rolled_out(inputs.view.existing.rollout(), inputs.applied.changed_controller())
 }
 
 #[cfg(test)]

@@ -43,7 +43,7 @@ fn rollout(live: &Value, record: Option<&TemplateRecord>, seen: bool) -> Rollout
     });
     let set: DynamicObject = serde_json::from_value(set).unwrap();
     match ExistingObject::new(Kind::StatefulSet, set, None).content {
-        Content::StatefulSet(rollout) => rollout,
+        Content::StatefulSet(rollout) => *rollout,
         other => unreachable!("{other:?}"),
     }
 }
@@ -385,7 +385,7 @@ impl World {
         };
         let permission = self.roster.permission(&named(of), &held(&holds(self, of)), now);
         let asked = Question {
-            over: self.over.get(&of),
+            over: self.over.get(&of).cloned(),
             goes_on,
             now,
             ..question(Some(&found), permission)
