@@ -229,8 +229,7 @@ async fn taken_over(talk: Talk, sample: &Sample, leader: &Pod) -> Result<(), Err
         Duration::from_mins(1),
         async || {
             let status = sample.status().await?;
-            let served = status.handled_requests.iter().any(|request| request.value == token);
-            ensure(served, || "it is not served yet")?;
+            status.served(&token)?;
             status.expect("Ready", "True")
         },
     )

@@ -92,10 +92,21 @@ pub async fn another_operator(talk: Talk, sample: &Sample) -> Result<(), Error> 
     let ended = sample.operator().await?;
     sample.delete_pod(&ended, &DeleteParams::default()).await?;
     talk.wait("another operator", WRITTEN, async || {
-        let operator = sample.operator().await?;
-        ensure(operator.ready && operator.uid != ended.uid, || {
-            format!("{} is not ready", operator.name)
-        })
+        let pods = sample.operators().await?;
+        ensure(
+            pods.iter().all(|pod| pod.uid != ended.uid) && pods.iter().any(|pod| pod.ready),
+            || "it is not ready yet",
+        )
+    })
+    .await
+}
+
+/// Ends the operator and waits until none is left.
+pub async fn no_operator(talk: Talk, sample: &Sample) -> Result<(), Error> {
+    sample.scale_operator(0).await?;
+    talk.wait("no operator", GONE, async || {
+        let left = sample.operators().await?.len();
+        ensure(left == 0, || format!("{left} pods are left"))
     })
     .await
 }

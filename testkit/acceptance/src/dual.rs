@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use super::report::{Talk, ensure};
 use super::resource::{self, Account, OPERATOR, Sample};
 use super::world::World;
-use super::{Scenario, evidence, install, ready, registration, traffic};
+use super::{Scenario, deletion, evidence, install, ready, registration, rights, traffic};
 use testkit_base::Error;
 use testkit_lab::{hosts, layout, network};
 
@@ -195,17 +195,13 @@ fn service_of(sample: &Sample) -> String {
     format!("{}-edge", sample.name)
 }
 
-/// A host record of one family is wrong, or alone: each is told or taken.
+/// The operator asks for both families; a wrong AAAA is told, and an AAAA without an A is enough.
 async fn records(talk: Talk, world: &World, sample: &Sample) -> Result<(), Error> {
     registration::records(talk, world, sample).await?;
     let host = "eft-xwye-a.coluc.com";
-    let asked: Vec<_> = world.dns_queries().await?;
+    let operators = sample.operators().await?;
     for kind in ["A", "AAAA"] {
-        let name = format!("{host}.");
-        let query = asked
-            .iter()
-            .find(|query| query.name == name && query.record_type == kind);
-        let query = query.ok_or_else(|| format!("nobody asked for {kind} of {host}"))?;
+        let query = world.query_from(&operators, &format!("{host}."), kind).await?;
         talk.fact(
             &format!("{kind} of {host}"),
             format_args!("asked from {}", query.source),
@@ -314,18 +310,6 @@ async fn delete_service(talk: Talk, sample: &Sample) -> Result<(), Error> {
     Ok(())
 }
 
-/// Waits until the operator has looked at the resource of a namespace.
-async fn looked_at(talk: Talk, sample: &Sample) -> Result<(), Error> {
-    let asked = sample.annotate("refresh").await?;
-    talk.wait("the operator", SOON, async || {
-        let handled = sample.status().await?.handled_requests;
-        ensure(handled.iter().any(|request| request.value == asked), || {
-            format!("{} was not looked at", sample.namespace)
-        })
-    })
-    .await
-}
-
 /// An error if the API server refused the operator anything, or the operator's log tells of a right that it lacks.
 async fn nothing_forbidden(talk: Talk, world: &World, sample: &Sample) -> Result<(), Error> {
     let operator = sample.operator().await?;
@@ -335,19 +319,14 @@ async fn nothing_forbidden(talk: Talk, world: &World, sample: &Sample) -> Result
     ensure(told.is_none(), || {
         format!("the operator's log: {}", told.unwrap_or_default())
     })?;
-    let audit = std::fs::read_to_string(world.lab.layout().audit_log())?;
-    let mut requests = 0;
-    for line in audit.lines() {
-        let request: Value = serde_json::from_str(line)?;
-        requests += 1;
-        ensure(request.pointer("/responseStatus/code") != Some(&json!(403)), || {
-            format!("the API server refused {line}")
-        })?;
-    }
+    let requests = rights::requests(world)?;
+    let refused = requests.iter().find(|event| event.is_forbidden());
+    ensure(refused.is_none(), || format!("the API server refused {refused:?}"))?;
     ensure(
-        requests > 0,
+        !requests.is_empty(),
         || "the API server has no record of the operator's requests",
     )?;
+    let requests = requests.len();
     talk.fact(
         "forbidden to the operator",
         format_args!("nothing of {requests} requests"),
@@ -361,23 +340,14 @@ async fn come_back(talk: Talk, world: &World, sample: &Sample) -> Result<(), Err
         namespace => neighbour(sample, namespace),
     });
     for one in &all {
-        looked_at(talk, one).await?;
+        one.looked_at(talk, SOON).await?;
         delete_service(talk, one).await?;
     }
     nothing_forbidden(talk, world, sample).await?;
-    let old = sample.operator().await?;
-    sample.delete_pod(&old, &DeleteParams::default()).await?;
-    talk.wait("the new operator", SOON, async || {
-        let pods = sample.operators().await?;
-        ensure(
-            pods.iter().all(|pod| pod.uid != old.uid) && pods.iter().any(|pod| pod.ready),
-            || "it is not ready yet",
-        )
-    })
-    .await?;
+    deletion::another_operator(talk, sample).await?;
     talk.fact("operator", "restarted");
     for one in &all {
-        looked_at(talk, one).await?;
+        one.looked_at(talk, SOON).await?;
         delete_service(talk, one).await?;
     }
     sample.becomes(talk, "Ready", "True", SOON).await?;
@@ -389,7 +359,7 @@ async fn unwatched(talk: Talk, world: &World, sample: &Sample) -> Result<(), Err
     let [first, second, last] = WATCHED;
     let other = neighbour(sample, last);
     release(world, "upgrade", &[first, second]).await?;
-    looked_at(talk, sample).await?;
+    sample.looked_at(talk, SOON).await?;
     let (services, name) = (other.api::<Service>(), service_of(&other));
     services.delete(&name, &DeleteParams::default()).await?;
     // What comes back at once in a namespace that is watched.

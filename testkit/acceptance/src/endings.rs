@@ -141,7 +141,7 @@ pub async fn emptied(talk: Talk, sample: &Sample) -> Result<(), Error> {
 }
 
 /// The same, but for these Secrets, which have to be there.
-pub async fn emptied_but(talk: Talk, sample: &Sample, secrets: &[&str]) -> Result<(), Error> {
+pub async fn emptied_but(talk: Talk, sample: &Sample, secrets: &[String]) -> Result<(), Error> {
     let kept: Vec<String> = secrets.iter().map(|name| format!("Secret/{name}")).collect();
     talk.wait("an empty namespace", Duration::from_mins(1), async || {
         let mut left = remains(sample).await?;

@@ -131,8 +131,7 @@ async fn rebuilt(talk: Talk, world: &World, sample: &Sample) -> Result<(), Error
     }
     lose_records(talk, sample).await?;
     talk.fact("records", "deleted, and the operator's process is another one");
-    let (dialback, authority) = (format!("{}-dialback", sample.name), format!("{}-ca", sample.name));
-    endings::emptied_but(talk, sample, &[&dialback, &authority]).await?;
+    endings::emptied_but(talk, sample, &sample.keys()).await?;
     talk.say(install::apply_sample(world).await?);
     let said = not_registered(talk, sample, "IdenticalForeignRow", ROUND).await?;
     ensure(said.message.contains("xmppfederation.io/adopt-rows"), || {
@@ -161,12 +160,7 @@ async fn rebuilt(talk: Talk, world: &World, sample: &Sample) -> Result<(), Error
 
 /// Deletes the record of every cluster; then another process of the operator is there.
 async fn lose_records(talk: Talk, sample: &Sample) -> Result<(), Error> {
-    sample.scale_operator(0).await?;
-    talk.wait("no operator", Duration::from_mins(1), async || {
-        let left = sample.operators().await?.len();
-        ensure(left == 0, || format!("{left} pods are left"))
-    })
-    .await?;
+    deletion::no_operator(talk, sample).await?;
     let records: Api<ConfigMap> = Api::namespaced(sample.kube.clone(), OPERATOR.0);
     let label = ListParams::default().labels("xmppfederation.io/imp-ledger=true");
     let found = records.list_metadata(&label).await?.items.len();

@@ -1,6 +1,5 @@
 //! Steps 3 to 6: rows in IM&P, restarts, IM&P's own federation, public records.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::imp;
@@ -227,22 +226,7 @@ pub async fn records(talk: Talk, world: &World, sample: &Sample) -> Result<(), E
         .wait(
             "the look-up of the partner's record",
             Duration::from_secs(30),
-            async || {
-                world
-                    .dns_queries()
-                    .await?
-                    .into_iter()
-                    .find(|query| {
-                        query.name == partner
-                            && query.record_type == "SRV"
-                            && query.source.parse().is_ok_and(|source: SocketAddr| {
-                                operators
-                                    .iter()
-                                    .any(|operator| operator.addresses.contains(&source.ip()))
-                            })
-                    })
-                    .ok_or_else(|| format!("the operator did not ask for {partner}").into())
-            },
+            async || world.query_from(&operators, partner, "SRV").await,
         )
         .await?;
     talk.fact(

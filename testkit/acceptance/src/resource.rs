@@ -54,7 +54,7 @@ pub struct Status {
     pub certificate: CertificateStatus,
     pub records: Vec<RecordStatus>,
     pub imp: Vec<ImpStatus>,
-    pub handled_requests: Vec<HandledRequest>,
+    handled_requests: Vec<HandledRequest>,
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -112,6 +112,12 @@ impl std::fmt::Display for Condition {
 }
 
 impl Status {
+    /// An error unless the request with that value was served.
+    pub fn served(&self, value: &str) -> Result<(), Error> {
+        let served = self.handled_requests.iter().any(|request| request.value == value);
+        ensure(served, || "the request is not served yet")
+    }
+
     /// The condition of that type when it has the wanted status; otherwise an error with what it says.
     pub fn expect(&self, kind: &str, status: &str) -> Result<Condition, Error> {
         match self.conditions.iter().find(|condition| condition.kind == kind) {
@@ -343,6 +349,19 @@ impl Sample {
         self.patch(json!({"metadata": {"annotations": {annotation: value}}}))
             .await?;
         Ok(value)
+    }
+
+    /// Names of the Secrets with the dialback secret and the authority.
+    pub fn keys(&self) -> [String; 2] {
+        [format!("{}-dialback", self.name), format!("{}-ca", self.name)]
+    }
+
+    /// Asks the operator for a look at the resource, and waits until it had one.
+    pub async fn looked_at(&self, talk: Talk, limit: Duration) -> Result<(), Error> {
+        let value = self.annotate("refresh").await?;
+        let what = format!("a look at the resource in {}", self.namespace);
+        talk.wait(&what, limit, async || self.status().await?.served(&value))
+            .await
     }
 
     /// The file's description of the IM&P cluster with some fields more, or other.

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use k8s_openapi::ByteString;
-use k8s_openapi::api::core::v1::{Namespace, Secret};
+use k8s_openapi::api::core::v1::{Namespace, Pod, Secret};
 use kube::Api;
-use kube::api::DeleteParams;
+use kube::api::{DeleteParams, ListParams};
 use serde_json::{Value, json};
 
 use super::registration::{component_id, linked};
@@ -73,7 +73,6 @@ fn folder(world: &World) -> Result<PathBuf, Error> {
 }
 
 /// What may not change.
-#[derive(PartialEq, Eq)]
 struct Kept {
     dialback: Option<ByteString>,
     authority: Option<ByteString>,
@@ -85,7 +84,7 @@ impl Kept {
     async fn of(world: &World, sample: &Sample) -> Result<Self, Error> {
         let data = |secret: Option<Secret>, key: &str| secret?.data?.remove(key);
         let secrets: Api<Secret> = sample.api();
-        let [dialback, authority] = keys(sample);
+        let [dialback, authority] = sample.keys();
         Ok(Self {
             dialback: data(secrets.get_opt(&dialback).await?, "current"),
             authority: data(secrets.get_opt(&authority).await?, "tls.key"),
@@ -114,11 +113,6 @@ impl Kept {
             )
         })
     }
-}
-
-/// Names of the Secrets with dialback secret and authority.
-fn keys(sample: &Sample) -> [String; 2] {
-    [format!("{}-dialback", sample.name), format!("{}-ca", sample.name)]
 }
 
 /// Waits for `Ready`, and shows that everything is as it was.
@@ -193,12 +187,7 @@ async fn namespaces(sample: &Sample) -> Result<Vec<Namespace>, Error> {
 
 /// The cluster is gone, and nobody could do anything about it: the operator first, so that it removes nothing.
 async fn lose(talk: Talk, world: &World, sample: &Sample) -> Result<(), Error> {
-    sample.scale_operator(0).await?;
-    talk.wait("no operator", GONE, async || {
-        let left = sample.operators().await?.len();
-        ensure(left == 0, || format!("{left} pods are left"))
-    })
-    .await?;
+    deletion::no_operator(talk, sample).await?;
     sample.patch(json!({"metadata": {"finalizers": Value::Null}})).await?;
     let api: Api<Namespace> = Api::all(sample.kube.clone());
     let mut uids = Vec::new();
@@ -244,21 +233,14 @@ async fn old_release(talk: Talk, world: &World, folder: &Path, uid: Option<&str>
 async fn settled(talk: Talk, world: &World, sample: &Sample) -> Result<(), Error> {
     let secrets: Api<Secret> = sample.api();
     let mut versions = Vec::new();
-    for name in keys(sample) {
+    for name in sample.keys() {
         let found = secrets.get(&name).await?.metadata;
         let owners = found.owner_references.unwrap_or_default().len();
         ensure(owners == 0, || format!("{name} has {owners} owners"))?;
         versions.push((name, found.resource_version));
     }
     deletion::another_operator(talk, sample).await?;
-    let value = sample.annotate("refresh").await?;
-    talk.wait("a look of the next process", READY, async || {
-        let served = sample.status().await?.handled_requests;
-        ensure(served.iter().any(|request| request.value == value), || {
-            "not served yet".to_owned()
-        })
-    })
-    .await?;
+    sample.looked_at(talk, READY).await?;
     for (name, version) in versions {
         let now = secrets.get(&name).await?.metadata.resource_version;
         ensure(now == version, || format!("{name} was written"))?;
@@ -276,11 +258,10 @@ async fn delete_and_keep(talk: Talk, sample: &Sample) -> Result<(), Error> {
     sample.delete(GONE).await?;
     let told = sample.event_with("SecretsRetained", uid.as_deref()).await?;
     talk.fact("onDelete: Retain", &told);
-    for name in keys(sample) {
+    for name in sample.keys() {
         ensure(told.contains(&name), || format!("the Event does not name {name}"))?;
     }
-    let [dialback, authority] = keys(sample);
-    endings::emptied_but(talk, sample, &[&dialback, &authority]).await
+    endings::emptied_but(talk, sample, &sample.keys()).await
 }
 
 /// Step 40.
@@ -295,7 +276,7 @@ async fn retained(talk: Talk, world: &World, sample: &Sample) -> Result<(), Erro
 async fn by_annotation(talk: Talk, world: &World, sample: &Sample) -> Result<(), Error> {
     let before = Kept::of(world, sample).await?;
     delete_and_keep(talk, sample).await?;
-    let [dialback, _] = keys(sample);
+    let [dialback, _] = sample.keys();
     let labels = ["managed-by", "instance", "name"].map(|label| (format!("app.kubernetes.io/{label}"), Value::Null));
     let labels: serde_json::Map<String, Value> = labels.into_iter().collect();
     let metadata = json!({"labels": labels, "annotations": {"xmppfederation.io/resource": Value::Null}});
@@ -322,15 +303,11 @@ async fn by_annotation(talk: Talk, world: &World, sample: &Sample) -> Result<(),
     talk.fact("Stalled", &said);
     let names_all = said.message.contains(&dialback) && said.message.contains("xmppfederation.io/adopt-secrets");
     ensure(names_all, || "it does not say what to do")?;
-    let pods = sample.pods().await.unwrap_or_default();
+    let pods = sample.api::<Pod>().list(&ListParams::default()).await?.items;
     ensure(pods.is_empty(), || format!("{} pods run with it", pods.len()))?;
     let value = sample.annotate("adopt-secrets").await?;
     as_before(talk, world, sample, &before).await?;
-    let served = sample.status().await?.handled_requests;
-    ensure(
-        served.iter().any(|request| request.value == value),
-        || "the request is not noted as served",
-    )
+    sample.status().await?.served(&value)
 }
 
 #[cfg(test)]

@@ -3,8 +3,6 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::fs::File;
-use std::io::{BufRead as _, BufReader};
 
 use serde::Deserialize;
 
@@ -53,20 +51,27 @@ async fn used_all(talk: Talk, world: &World, _: &Sample) -> Result<(), Error> {
     let roles = std::fs::read_to_string(layout::repository().join("deploy/rbac.yaml"))?;
     let granted = granted(&roles)?;
     let mut asked = Asked::default();
-    for line in BufReader::new(File::open(world.lab.layout().audit_log())?).lines() {
-        // The last line may be half written.
-        if let Ok(event) = serde_json::from_str(&line?) {
-            asked.take(&event, &granted);
-        }
+    for event in requests(world)? {
+        asked.take(&event, &granted);
     }
     talk.fact("granted", format_args!("{} rights", granted.len()));
     talk.fact("used", format_args!("{} rights", asked.used.len()));
     let wrong = differences(&granted, &asked, UNUSED);
     ensure(wrong.is_empty(), || wrong.join("; "))?;
-    for (.., verb, reason) in UNUSED {
-        talk.fact(verb, reason);
+    for (_, _, resource, verb, reason) in UNUSED {
+        talk.fact(&format!("not used: {verb} {resource}"), reason);
     }
     Ok(())
+}
+
+/// The operator's requests so far, as the API server noted them.
+pub fn requests(world: &World) -> Result<Vec<Event>, Error> {
+    let log = std::fs::read(world.lab.layout().audit_log())?;
+    // The last line may be half written.
+    let end = log.iter().rposition(|byte| *byte == b'\n');
+    let whole = end.and_then(|end| log.get(..end)).unwrap_or_default();
+    let lines = whole.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+    lines.map(|line| Ok(serde_json::from_slice(line)?)).collect()
 }
 
 /// One verb on one kind of object.
@@ -150,12 +155,19 @@ fn granted(roles: &str) -> Result<BTreeSet<Right>, Error> {
 /// A request of the operator, as the API server noted it.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Event {
+pub struct Event {
     verb: String,
     /// None: about no object, as the version of the server.
     object_ref: Option<ObjectRef>,
     #[serde(default)]
     response_status: ResponseStatus,
+}
+
+impl Event {
+    /// Whether the API server refused it.
+    pub fn is_forbidden(&self) -> bool {
+        self.response_status.code == 403
+    }
 }
 
 #[derive(Debug, Deserialize)]

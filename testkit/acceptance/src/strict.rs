@@ -73,7 +73,7 @@ async fn places_and_users(talk: Talk, _: &World, sample: &Sample) -> Result<(), 
             format_args!("on {}, user {user}, groups {groups:?}", pod.node),
         );
     }
-    // Both are real: a pod with a user of its own is refused, and so is one without limits.
+    // Both are real: a pod with a user of its own is refused, and so is one that is too large for the quota.
     refused(
         talk,
         sample,
@@ -116,7 +116,8 @@ async fn refused(talk: Talk, sample: &Sample, user: Value, resources: Value, wor
 async fn policies_hold(talk: Talk, world: &World, sample: &Sample) -> Result<(), Error> {
     let neighbour = neighbour(talk, world, sample).await?;
     let outcome = table_holds(talk, world, sample, &neighbour).await;
-    // Whatever was seen, the lab is left as it was.
+    // Whatever was seen, the policies and the resource are left as they were.
+    operator_policy(&world.lab, "apply").await?;
     sample
         .patch(json!({"spec": {"edge": {"networkPolicy": null}, "partners": null}}))
         .await?;

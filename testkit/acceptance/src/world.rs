@@ -72,8 +72,19 @@ impl World {
         Ok(())
     }
 
+    /// The first query for a record that came from one of these pods.
+    pub async fn query_from(&self, pods: &[Pod], name: &str, record_type: &str) -> Result<QueryRecord, Error> {
+        let theirs = |query: &QueryRecord| {
+            let source = query.source.parse::<SocketAddr>();
+            source.is_ok_and(|source| pods.iter().any(|pod| pod.addresses.contains(&source.ip())))
+        };
+        let mut queries = self.dns_queries().await?.into_iter();
+        let found = queries.find(|query| query.name == name && query.record_type == record_type && theirs(query));
+        found.ok_or_else(|| format!("the operator did not ask for {record_type} of {name}").into())
+    }
+
     /// The queries that the lab's DNS saw.
-    pub async fn dns_queries(&self) -> Result<Vec<QueryRecord>, Error> {
+    async fn dns_queries(&self) -> Result<Vec<QueryRecord>, Error> {
         let url = format!("{DNS}/queries");
         Ok(self.http.get(url).send().await?.error_for_status()?.json().await?)
     }

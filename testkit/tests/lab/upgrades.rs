@@ -283,9 +283,9 @@ async fn upgrade(stage: Stage) -> Result<(), Error> {
 
     // Nothing is left to do, also for an operator that remembers nothing.
     operator.stop().await?;
-    let mut audit = Audit::new(stage.lab.dir().join("audit.log"));
+    let mut audit = Audit::new(stage.lab.layout().audit_log());
     audit.count()?;
-    let operator = Installation::leading_with(&stage, &["--edge-image", NEW, "--upgrade-timeout", "1s"]).await?;
+    let operator = release(&stage, NEW).await?;
     tokio::time::sleep(Duration::from_secs(5)).await;
     let written = audit
         .events()?
@@ -293,7 +293,7 @@ async fn upgrade(stage: Stage) -> Result<(), Error> {
         .filter(|event| event.writes() && event.request_uri.contains("/statefulsets/"));
     let written: Vec<String> = written.map(|event| event.request_uri).collect();
     assert_eq!(written, Vec::<String>::new());
-    assert!(stage.still_runs(OPERATOR).is_ok());
+    stage.still_runs(OPERATOR)?;
     operator.stop().await
 }
 
